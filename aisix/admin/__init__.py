@@ -1,0 +1,1 @@
+"""Control plane: schemas, use cases and documents of the admin API."""

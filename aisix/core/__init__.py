@@ -1,0 +1,1 @@
+"""Shared vocabulary of every stage: values and protocols. Stdlib only, no clock, no I/O."""

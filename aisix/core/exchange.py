@@ -1,0 +1,167 @@
+"""One request and its answer, from arrival to settlement: the value every stage reads and fills.
+Pure.
+
+Law: phases move only along TRANSITIONS. Before COMMITTED nothing has reached the caller and the
+answer may still become an error status; after it the only honest failure is a late error event or
+a cut connection. An exchange ends exactly once, in DONE or ABORTED. Times are monotonic seconds
+unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Protocol
+
+from aisix.core.request import InboundRequest
+from aisix.core.resources import Alias, ApiKey, Deployment
+from aisix.core.snapshot import Snapshot
+from aisix.errors import GatewayError
+
+
+class Hold(Protocol):
+    """What an admitted exchange holds of its limits. Ends exactly once; later calls do nothing."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The `x-ratelimit-*` headers as they stood at admission."""
+
+    def settle(self, total_tokens: int) -> None:
+        """The exchange used so many tokens: correct the reservation, free the concurrency slot."""
+
+    def release(self, *, keep_request: bool) -> None:
+        """No tokens were used. `keep_request` leaves the request counted (Azure answered)."""
+
+
+class Phase(Enum):
+    """Where an exchange stands."""
+
+    NEW = "new"
+    ADMITTED = "admitted"
+    DISPATCHED = "dispatched"
+    COMMITTED = "committed"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.NEW: frozenset({Phase.ADMITTED, Phase.COMMITTED, Phase.DONE, Phase.ABORTED}),
+    Phase.ADMITTED: frozenset({Phase.DISPATCHED, Phase.COMMITTED, Phase.DONE, Phase.ABORTED}),
+    Phase.DISPATCHED: frozenset({Phase.COMMITTED, Phase.DONE, Phase.ABORTED}),
+    Phase.COMMITTED: frozenset({Phase.DONE, Phase.ABORTED}),
+    Phase.DONE: frozenset(),
+    Phase.ABORTED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one exchange. `estimated` marks figures of our own making."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A checked JSON request body. `document` goes upstream after rewriting; it is never logged."""
+
+    document: dict[str, Any] = field(repr=False)
+    requested: str
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(slots=True)
+class Timings:
+    """Monotonic marks; 0.0 = not reached. `dispatched` is when the last attempt was given to the
+    wire, `first_token` when the first event with content had been read.
+    """
+
+    arrived: float
+    dispatched: float = 0.0
+    upstream_first_byte: float = 0.0
+    upstream_last_byte: float = 0.0
+    first_token: float = 0.0
+    first_out: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """State of one exchange. Stages fill it in order; settlement reads it once."""
+
+    request: InboundRequest
+    snapshot: Snapshot
+    timings: Timings
+    phase: Phase = Phase.NEW
+    caller: ApiKey | None = None
+    payload: Payload | None = None
+    alias: Alias | None = None
+    deployment: Deployment | None = None
+    hold: Hold | None = None
+    prompt_estimate_tokens: int = 0
+    usage: Usage | None = None
+    served_model: str | None = None
+    upstream_request_id: str | None = None
+    upstream_status: int | None = None
+    finish_reason: str | None = None
+    attempts: int = 0
+    status: int = 0
+    error: GatewayError | None = None
+    departed: bool = False
+
+    @property
+    def id(self) -> str:
+        """The request id, the same in headers, logs and at the upstream."""
+        return self.request.request_id
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the caller asked for a stream."""
+        return self.payload is not None and self.payload.stream
+
+    @property
+    def outcome(self) -> str:
+        """The closed set that metrics carry (aisix-behaviour: 429, 2xx/3xx, other 4xx, rest)."""
+        if self.departed:
+            return "client_cancelled"
+        if self.status == 429:
+            return "rate_limited"
+        if self.error is not None and self.phase is Phase.ABORTED:
+            return "upstream_error"
+        if 200 <= self.status < 400:
+            return "success"
+        if 400 <= self.status < 500:
+            return "client_error"
+        return "upstream_error"
+
+    def advance(self, phase: Phase) -> None:
+        """Move to `phase`; RuntimeError when the table forbids it."""
+        if phase not in TRANSITIONS[self.phase]:
+            raise RuntimeError(f"exchange {self.id}: {self.phase.value} -> {phase.value}")
+        self.phase = phase
+
+    @property
+    def ended(self) -> bool:
+        """Whether the exchange has reached a terminal phase."""
+        return not TRANSITIONS[self.phase]
+
+
+def merge_usage(known: Usage | None, seen: Usage) -> Usage:
+    """Per-field maximum over a stream: later chunks may repeat or complete earlier counts."""
+    if known is None:
+        return seen
+    return replace(
+        seen,
+        prompt_tokens=max(known.prompt_tokens, seen.prompt_tokens),
+        completion_tokens=max(known.completion_tokens, seen.completion_tokens),
+        total_tokens=max(known.total_tokens, seen.total_tokens),
+        cached_tokens=max(known.cached_tokens, seen.cached_tokens),
+        reasoning_tokens=max(known.reasoning_tokens, seen.reasoning_tokens),
+    )

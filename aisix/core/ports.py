@@ -1,0 +1,289 @@
+"""The doors between the halves and stages: protocols, and the values that pass through them. Pure.
+
+Control half (store, admin, tokens, scrape) and data half (snapshot, limiter, transport, pipeline)
+meet only here, even in one process, so that they can live in different ones. Stages never import
+each other; what one needs of another is a protocol below, wired in `aisix.app`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aisix.core.endpoints import EndpointSpec
+from aisix.core.exchange import Exchange, Hold, Payload, Usage
+from aisix.core.resources import ClientSecret, Credential, Deployment
+from aisix.core.snapshot import Snapshot
+from aisix.errors import GatewayError, UpstreamRejected
+
+
+class Clock(Protocol):
+    """Time, injected: tests move it by hand."""
+
+    def monotonic(self) -> float:
+        """Seconds, for intervals."""
+
+    def time(self) -> float:
+        """UTC epoch seconds, for records."""
+
+
+# ── 1 · the way back ────────────────────────────────────────────────────────────────────────────
+
+
+class Reply(Protocol):
+    """The way back to the caller. Writing waits for the flush: that is the backpressure.
+
+    Every method raises CallerDeparted when the caller has gone.
+    """
+
+    @property
+    def committed(self) -> bool:
+        """Whether a status line has been sent."""
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """A whole answer at once, any content type."""
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of an answer whose length is not known."""
+
+    async def write(self, data: bytes) -> None:
+        """More of a started answer; returns when it has been handed to the socket."""
+
+    async def finish(self) -> None:
+        """The end of a started answer."""
+
+    def abort(self) -> None:
+        """Close the connection without a proper end: the caller must see that the answer is cut."""
+
+
+# ── 4 · may it pass ─────────────────────────────────────────────────────────────────────────────
+
+
+class Limiter(Protocol):
+    """Admission. A coroutine, because buckets may live in another process or host."""
+
+    async def admit(self, exchange: Exchange) -> Hold:
+        """Reserve what the exchange may use. Raises LimitExceeded."""
+
+
+# ── 5 · Azure OpenAI ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds; 0 = none. `first_byte_s` counts from hand-over, `idle_s` is the gap between bytes,
+    `total_s` the whole call (never set for a stream)."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCall:
+    """One HTTP request to an upstream. `body` is bytes, or a source that can be sent only once."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    body: bytes | AsyncIterator[bytes] = field(repr=False, default=b"")
+    deadlines: Deadlines = Deadlines()
+
+
+class UpstreamAnswer(Protocol):
+    """An answer whose head has arrived. The body is pulled; not pulling holds the upstream back."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Lower-case names; repeated ones joined by ", "."""
+    first_byte_at: float
+    """Monotonic second at which the first byte of the answer came in."""
+    last_byte_at: float
+    """Monotonic second of the newest body byte (of the head before any)."""
+
+    async def read(self) -> bytes:
+        """The next piece of the body, all that has arrived; b"" at its end.
+
+        Raises UpstreamTimeout (idle, total) and UpstreamBroken (cut).
+        """
+
+    async def read_all(self, limit: int = 0) -> bytes:
+        """The rest of the body, cut off after `limit` bytes when `limit` is not 0."""
+
+
+class Transport(Protocol):
+    """The wire. Leaving the context, however, ends the transfer at once."""
+
+    def open(self, call: UpstreamCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
+        """Send `call`, wait for the head. Raises UpstreamUnreachable, UpstreamTimeout."""
+
+    async def close(self) -> None:
+        """End all transfers and connections. Idempotent."""
+
+
+class TokenSource(Protocol):
+    """Entra ID tokens, from wherever they are fetched."""
+
+    async def token(self, credential: ClientSecret) -> str:
+        """A usable access token. Raises CredentialRefused, CredentialUnavailable."""
+
+    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+        """A token other than `rejected`, which Azure refused; at most one forced fetch for it."""
+
+
+class Adapter(Protocol):
+    """One upstream dialect: checks what operators write, builds calls, explains refusals. Pure."""
+
+    name: str
+
+    def parse_api_base(self, api_base: str | None) -> str:
+        """Canonical base. Raises FieldError with the reason and the fix."""
+
+    def parse_api_version(self, api_version: str | None) -> str:
+        """Checked api-version, the default for None. Raises FieldError."""
+
+    def parse_secret(self, secret: str) -> Credential:
+        """The credential that `secret` spells. Raises FieldError, never echoing it."""
+
+    def check_deployment_name(self, name: str) -> None:
+        """Raises FieldError when `name` cannot be a deployment."""
+
+    def build_call(
+        self,
+        spec: EndpointSpec,
+        deployment: Deployment,
+        *,
+        payload: Payload,
+        inject_stream_options: bool,
+        token: str | None,
+        forward: Sequence[tuple[str, str]],
+        deadlines: Deadlines,
+    ) -> UpstreamCall:
+        """The HTTP request for one attempt. `token` is set when the credential is an Entra one."""
+
+    def refused_stream_options(self, status: int, body: bytes) -> bool:
+        """Whether this answer says that the api-version does not know `stream_options`."""
+
+    def refused_token(self, status: int, body: bytes) -> bool:
+        """Whether this answer says that the Entra token itself is bad (not the role)."""
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamRejected:
+        """The error that a caller gets for this answer (decisions §4)."""
+
+
+# ── 7, 8 · usage, metrics, log ──────────────────────────────────────────────────────────────────
+
+
+class Meter(Protocol):
+    """Reads usage and text out of the answer as it passes."""
+
+    def observe(self, document: Mapping[str, Any], /) -> None:
+        """One JSON answer, or the JSON of one stream event."""
+
+    def usage(self, prompt_estimate_tokens: int) -> Usage:
+        """What was reported, else an estimate that says so."""
+
+
+class Recorder(Protocol):
+    """Counts. Every method is synchronous, cheap and never raises."""
+
+    def exchange_started(self, exchange: Exchange) -> None:
+        """An exchange began (in-flight gauges)."""
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """An exchange was settled: the one place requests, tokens and latencies are counted."""
+
+    def attempt_ended(self, deployment: Deployment, alias_name: str, *, ok: bool) -> None:
+        """One attempt reached the upstream and came back, well or not."""
+
+    def auth_decided(self, *, allowed: bool, reason: str) -> None:
+        """A caller credential was judged."""
+
+    def limit_decided(self, error: GatewayError | None) -> None:
+        """The limiter admitted (None) or refused."""
+
+    def token_fetched(self, *, ok: bool, reason: str) -> None:
+        """The token authority was asked; `reason` is "cold", "refresh" or "rejected"."""
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and body of a scrape."""
+
+
+class AccessLog(Protocol):
+    """One line per exchange."""
+
+    def write(self, exchange: Exchange) -> None:
+        """Log a settled exchange."""
+
+
+# ── control half ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResource:
+    """One row of the store. `doc` holds no secret; `secret` is plain in memory, sealed at rest."""
+
+    kind: str
+    id: str
+    name: str
+    revision: int
+    doc: Mapping[str, Any]
+    secret: str | None = field(default=None, repr=False)
+    created_at: float = 0.0
+
+
+class StoreConflict(Exception):
+    """Two resources of a kind would have the same name."""
+
+
+class StaleRevision(Exception):
+    """The row has another revision than the one the writer expected."""
+
+
+class StoreUnavailable(Exception):
+    """The store could not read or write; nothing was changed. The text names the cause."""
+
+
+class ResourceStore(Protocol):
+    """Durable resources. A write has reached the disk when its call returns.
+
+    Every method raises StoreUnavailable when the storage fails.
+    """
+
+    async def all(self) -> list[StoredResource]:
+        """Every row."""
+
+    async def list(self, kind: str) -> list[StoredResource]:
+        """Rows of a kind, oldest first."""
+
+    async def get(self, kind: str, id: str) -> StoredResource | None:
+        """One row."""
+
+    async def put(self, row: StoredResource, *, expected: int | None) -> None:
+        """Insert (`expected` 0) or replace (its revision). Raises StoreConflict, StaleRevision."""
+
+    async def delete(self, kind: str, id: str, *, expected: int | None) -> bool:
+        """Remove; False when there was none. Raises StaleRevision."""
+
+    async def revision(self) -> int:
+        """A number that grows with every write."""
+
+
+class SnapshotSink(Protocol):
+    """Where the control half publishes."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Make `snapshot` effective."""
+
+
+class HealthView(Protocol):
+    """Upstream health by alias, as admin endpoints show it."""
+
+    def level(self, alias_name: str) -> int:
+        """0 healthy, 1 shaky, 2 unhealthy."""
+
+    def last_failure(self, alias_name: str) -> tuple[float, str] | None:
+        """UTC time and reason of the newest failure since the last success."""

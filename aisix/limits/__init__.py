@@ -1,0 +1,1 @@
+"""Stage 4: may it pass. Token buckets and concurrency, reserved and settled."""

@@ -1,0 +1,1 @@
+"""Stage 6: the answer goes back, edited event by event."""

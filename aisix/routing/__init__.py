@@ -1,0 +1,1 @@
+"""Stage 3: which deployment serves the alias, and how healthy it is."""

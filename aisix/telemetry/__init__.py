@@ -1,0 +1,1 @@
+"""Stage 8: what happened. Metrics, logs, the access line."""

@@ -1,0 +1,1 @@
+"""The wire to the upstream: libcurl behind a small port."""
