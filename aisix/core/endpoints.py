@@ -45,9 +45,11 @@ class EndpointSpec:
     may_stream: bool = False
     deployment_scoped: bool = False
     prompt_field: str | None = None
+    required_list: str | None = None
 
     @property
     def template(self) -> str:
+        """The fixed route text of metrics and logs; "other" for requests that meet no row."""
         return f"/v1{self.path}" if self.path else "other"
 
 
@@ -60,6 +62,7 @@ ENDPOINTS: tuple[EndpointSpec, ...] = (
         may_stream=True,
         deployment_scoped=True,
         prompt_field="messages",
+        required_list="messages",
     ),
     EndpointSpec(
         operation="completions",

@@ -42,6 +42,10 @@ class Reply(Protocol):
     def committed(self) -> bool:
         """Whether a status line has been sent."""
 
+    @property
+    def departed(self) -> bool:
+        """Whether the caller has closed its connection."""
+
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole answer at once, any content type."""
 

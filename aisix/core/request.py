@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from aisix.core.endpoints import EndpointSpec
 from aisix.errors import GatewayError
@@ -16,8 +16,8 @@ from aisix.errors import GatewayError
 class HeaderView(Protocol):
     """Case-insensitive read access to request headers; repeated ones are joined by commas."""
 
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """The value of `name`, or `default`."""
+    def get(self, name: str, /) -> str | None:
+        """The value of `name`, or None."""
 
 
 class RequestBody(Protocol):

@@ -1,0 +1,33 @@
+"""Alias to deployment, for one caller. Pure.
+
+An unknown name is 404 before the allow-list says 403 (aisix-behaviour §3). A wildcard model puts
+what its `*` captured into the deployment name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aisix.core.resources import Alias, ApiKey, Deployment
+from aisix.core.snapshot import Snapshot
+from aisix.errors import Forbidden, UnknownAlias
+
+_SHOWN_CHARACTERS = 256
+
+
+def resolve(snapshot: Snapshot, caller: ApiKey, requested: str) -> tuple[Alias, Deployment]:
+    """The alias that serves `requested` and the deployment to call.
+
+    Raises UnknownAlias, Forbidden.
+    """
+    shown = requested[:_SHOWN_CHARACTERS]
+    found = snapshot.find(requested)
+    if found is None:
+        raise UnknownAlias(f'model "{shown}" not found', param="model")
+    if not caller.allows(requested):
+        raise Forbidden(f'API key is not allowed to use model "{shown}"', param="model")
+    alias, captured = found
+    deployment = alias.deployment
+    if captured and "*" in deployment.name:
+        deployment = replace(deployment, name=deployment.name.replace("*", captured))
+    return alias, deployment

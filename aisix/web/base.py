@@ -1,0 +1,81 @@
+"""What every handler of the proxy shares: request ids, own headers, the error envelope.
+
+Errors that Tornado raises itself (a strange method, a bad header) leave through `write_error` in
+the same envelope as the pipeline's. Tornado's one idiom for shared handler code is a base class,
+hence the name.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ujson
+from tornado.web import RequestHandler
+
+from aisix import __version__
+from aisix.errors import BadRequest, GatewayError, InternalError, MethodNotAllowed, envelope
+
+SERVER = f"AISIX/{__version__}"
+_MAX_REQUEST_ID_BYTES = 256
+
+
+@dataclass(slots=True)
+class ProcessState:
+    """What the process tells its listeners: whether it is ready, whether it drains."""
+
+    ready: bool = False
+    draining: bool = False
+    inflight: set[Any] = field(default_factory=set)
+
+
+def request_id(headers: Any, accept: Sequence[str]) -> str:
+    """The first acceptable inbound id (1–256 visible ASCII characters), else a new UUID."""
+    for name in accept:
+        value = headers.get(name)
+        if value and len(value) <= _MAX_REQUEST_ID_BYTES and all("!" <= c <= "~" for c in value):
+            return str(value)
+    return str(uuid.uuid4())
+
+
+class BaseHandler(RequestHandler):
+    """Base of proxy and ops handlers."""
+
+    state: ProcessState
+    request_id: str
+
+    def set_default_headers(self) -> None:
+        """Own headers on every answer; the id is set when the request is known."""
+        self.set_header("Server", SERVER)
+        self.clear_header("Content-Type")
+        self.clear_header("Date")
+
+    def name_request(self, request_id: str) -> None:
+        """Give the exchange its id, in both headers SDKs and operators look for."""
+        self.request_id = request_id
+        self.set_header("x-aisix-request-id", request_id)
+        self.set_header("x-request-id", request_id)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tornado's own refusals in our envelope."""
+        error: GatewayError
+        if status_code == 405:
+            error = MethodNotAllowed("method not allowed")
+        elif status_code < 500:
+            error = BadRequest("the request is malformed")
+        else:
+            error = InternalError("the gateway failed to serve this request")
+        self.set_header("Content-Type", "application/json")
+        self.finish(ujson.dumps(envelope(error)).encode())
+
+    def compute_etag(self) -> None:
+        """No ETags: answers are not cacheable, and hashing them costs."""
+        return
+
+    def log_exception(self, *args: Any) -> None:
+        """Tornado's 4xx warnings are access-log matters; others keep the traceback."""
+        if args and isinstance(args[1], Exception) and getattr(args[1], "status_code", 500) < 500:
+            return
+        super().log_exception(*args)

@@ -1,0 +1,114 @@
+"""The one handler of the proxy: every path, every method, one pipeline.
+
+The pipeline starts as soon as the head has arrived, so that a refusal need not wait for the body.
+A caller that leaves, at any moment, cancels the pipeline's task; the cancellation ends the
+upstream transfer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from tornado.web import stream_request_body
+
+from aisix.core.exchange import Exchange
+from aisix.core.request import InboundRequest
+from aisix.errors import BodyTooLarge, GatewayError
+from aisix.pipeline import Pipeline
+from aisix.web.base import BaseHandler, ProcessState, request_id
+from aisix.web.body import StreamedBody, body_too_large
+from aisix.web.reply import HandlerReply
+from aisix.web.routes import Match, Routes
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyFront:
+    """What the handler needs of the rest."""
+
+    pipeline: Pipeline
+    routes: Routes
+    state: ProcessState
+    body_limit_bytes: int
+    accept_request_ids: Sequence[str]
+
+
+@stream_request_body
+class InferenceHandler(BaseHandler):
+    """Runs the pipeline for one request."""
+
+    def initialize(self, front: ProxyFront) -> None:
+        """Called by Tornado for each request."""
+        self.front = front
+        self.body = StreamedBody()
+        self.reply = HandlerReply(self)
+        self.task: asyncio.Task[Exchange] | None = None
+
+    def prepare(self) -> None:
+        """Start the pipeline; the body follows."""
+        front = self.front
+        self.name_request(request_id(self.request.headers, front.accept_request_ids))
+        if front.state.draining:
+            self.set_header("Connection", "close")
+        match = front.routes.match(self.request.method or "", self.request.path)
+        inbound = InboundRequest(
+            request_id=self.request_id,
+            spec=match.spec,
+            method=self.request.method or "",
+            path=self.request.path,
+            headers=self.request.headers,
+            body=self.body,
+            client_address=self.request.remote_ip or "",
+            path_name=match.path_name,
+            refusal=self._refusal(match),
+        )
+        task = asyncio.get_running_loop().create_task(front.pipeline.run(inbound, self.reply))
+        self.task = task
+        front.state.inflight.add(task)
+        task.add_done_callback(self._pipeline_ended)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A piece of the body; None or what to wait for before the next."""
+        try:
+            return self.body.feed(chunk)
+        except BodyTooLarge:
+            self.reply.abort()
+            return None
+
+    async def _answer(self) -> None:
+        """The body is complete; the answer may be under way already."""
+        self.body.finish()
+        task = self.task
+        if task is None:
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+        if self.reply.departed or not self.reply.ended:
+            self.reply.abort()
+
+    get = post = put = patch = delete = head = options = _answer
+
+    def on_connection_close(self) -> None:
+        """The caller has gone: end everything that runs for it."""
+        super().on_connection_close()
+        self.reply.depart()
+        self.body.depart()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _pipeline_ended(self, task: asyncio.Task[Exchange]) -> None:
+        self.front.state.inflight.discard(task)
+        self.body.discard()
+        if not task.cancelled():
+            task.exception()
+
+    def _refusal(self, match: Match) -> GatewayError | None:
+        if match.refusal is not None:
+            return match.refusal
+        limit = self.front.body_limit_bytes
+        declared = self.request.headers.get("Content-Length")
+        if limit and declared and declared.isdecimal() and int(declared) > limit:
+            return body_too_large(limit)
+        return None

@@ -1,0 +1,76 @@
+"""Probes and the scrape: `/livez`, `/readyz` on proxy and admin, `/metrics` on its own port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aisix.web.base import BaseHandler, ProcessState
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class _ProbeHandler(BaseHandler):
+    """A probe: 200 `ok`, or 503 naming itself; `?verbose` lists its checks."""
+
+    name = ""
+
+    def initialize(self, state: ProcessState) -> None:
+        """Called by Tornado for each request."""
+        self.state = state
+
+    def checks(self) -> dict[str, bool]:
+        """Named checks; all must pass."""
+        return {"process": True}
+
+    def get(self) -> None:
+        """Answer the probe."""
+        checks = self.checks()
+        good = all(checks.values())
+        lines: list[str] = []
+        if "verbose" in self.request.query_arguments or not good:
+            lines = [f"[{'+' if ok else '-'}]{name}" for name, ok in checks.items()]
+        lines.append("ok" if good else f"{self.name} check failed")
+        self.set_status(200 if good else 503)
+        self.set_header("Content-Type", _TEXT)
+        self.finish("\n".join(lines))
+
+    head = get
+
+
+class LivenessHandler(_ProbeHandler):
+    """The process runs; it stays live while it drains (decisions §9)."""
+
+    name = "livez"
+
+
+class ReadinessHandler(_ProbeHandler):
+    """The process should receive traffic: resources are loaded and it is not draining."""
+
+    name = "readyz"
+
+    def checks(self) -> dict[str, bool]:
+        """Loaded, and not on the way out."""
+        return {"resources-loaded": self.state.ready, "not-draining": not self.state.draining}
+
+
+class MetricsHandler(BaseHandler):
+    """The Prometheus scrape."""
+
+    def initialize(self, render: Callable[[], tuple[str, bytes]]) -> None:
+        """Called by Tornado for each request."""
+        self._render = render
+
+    def get(self) -> None:
+        """The current values."""
+        content_type, body = self._render()
+        self.set_header("Content-Type", content_type)
+        self.finish(body)
+
+
+def probe_routes(state: ProcessState) -> list[Any]:
+    """The probes, for any listener."""
+    return [
+        (r"/livez/?", LivenessHandler, {"state": state}),
+        (r"/readyz/?", ReadinessHandler, {"state": state}),
+    ]

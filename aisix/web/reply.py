@@ -1,0 +1,88 @@
+"""The way back to the caller over a Tornado handler: implements the Reply port.
+
+Writing waits for the flush to the socket, so a caller that reads nothing stops the pump. A closed
+connection becomes CallerDeparted wherever it is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
+
+from aisix.errors import CallerDeparted
+
+
+class HandlerReply:
+    """One answer of one handler."""
+
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
+        self._committed = False
+        self._departed = False
+        self._ended = False
+
+    @property
+    def committed(self) -> bool:
+        """Whether a status line has been sent."""
+        return self._committed
+
+    @property
+    def departed(self) -> bool:
+        """Whether the caller has closed its connection."""
+        return self._departed
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
+        return self._ended
+
+    def depart(self) -> None:
+        """The connection was closed by the caller."""
+        self._departed = True
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """A whole answer at once."""
+        self._head(status, headers)
+        self._handler.set_header("Content-Length", str(len(body)))
+        await self.write(body)
+        self._ended = True
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head; it leaves with the first write, or alone when `finish` comes first."""
+        self._head(status, headers)
+
+    async def write(self, data: bytes) -> None:
+        """More of the answer, handed to the socket when this returns."""
+        if self._departed:
+            raise CallerDeparted
+        self._handler.write(data)
+        await self._flush()
+
+    async def finish(self) -> None:
+        """The end; the handler completes the message."""
+        self._ended = True
+        if self._departed:
+            raise CallerDeparted
+
+    def abort(self) -> None:
+        """Close the connection without a proper end."""
+        self._ended = True
+        connection = self._handler.request.connection
+        stream = getattr(connection, "stream", None)
+        if stream is not None:
+            stream.close()
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._committed = True
+        self._handler.set_status(status)
+        for name, value in headers.items():
+            self._handler.set_header(name, value)
+
+    async def _flush(self) -> None:
+        try:
+            await self._handler.flush()
+        except StreamClosedError as error:
+            self._departed = True
+            raise CallerDeparted from error
