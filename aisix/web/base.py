@@ -7,10 +7,10 @@ hence the name.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ujson
 from tornado.web import RequestHandler
@@ -22,13 +22,42 @@ SERVER = f"AISIX/{__version__}"
 _MAX_REQUEST_ID_BYTES = 256
 
 
-@dataclass(slots=True)
-class ProcessState:
-    """What the process tells its listeners: whether it is ready, whether it drains."""
+class InFlight(Protocol):
+    """A request that has not been answered to its end."""
 
-    ready: bool = False
-    draining: bool = False
-    inflight: set[Any] = field(default_factory=set)
+    def cut(self) -> None:
+        """End it now: the process will not wait for it."""
+
+
+class ProcessState:
+    """What the process tells its listeners (ready, draining), and what they tell it (in flight)."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.draining = False
+        self.inflight: set[InFlight] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self, request: InFlight) -> None:
+        """A request arrived."""
+        self.inflight.add(request)
+        self._idle.clear()
+
+    def end(self, request: InFlight) -> None:
+        """Its answer has been handed to the socket, or its connection is closed."""
+        self.inflight.discard(request)
+        if not self.inflight:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Until nothing is in flight."""
+        await self._idle.wait()
+
+    def abort_all(self) -> None:
+        """End everything that is in flight."""
+        for request in tuple(self.inflight):
+            request.cut()
 
 
 def request_id(headers: Any, accept: Sequence[str]) -> str:

@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from tornado.iostream import StreamClosedError
 from tornado.web import stream_request_body
 
 from aisix.core.exchange import Exchange
@@ -66,7 +68,7 @@ class InferenceHandler(BaseHandler):
         )
         task = asyncio.get_running_loop().create_task(front.pipeline.run(inbound, self.reply))
         self.task = task
-        front.state.inflight.add(task)
+        front.state.begin(self)
         task.add_done_callback(self._pipeline_ended)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -95,11 +97,27 @@ class InferenceHandler(BaseHandler):
         super().on_connection_close()
         self.reply.depart()
         self.body.depart()
+        self.cut()
+        self.front.state.end(self)
+
+    def cut(self) -> None:
+        """End the exchange now, whatever it is doing."""
         if self.task is not None:
             self.task.cancel()
 
+    def finish(self, chunk: Any = None) -> asyncio.Future[None]:
+        """The last byte; the request is in flight until the socket has all of the answer."""
+        stream = getattr(self.request.connection, "stream", None)
+        future = super().finish(chunk)
+        try:
+            tail = stream.write(b"") if stream is not None else future
+        except StreamClosedError:
+            self.front.state.end(self)
+        else:
+            tail.add_done_callback(lambda _: self.front.state.end(self))
+        return future
+
     def _pipeline_ended(self, task: asyncio.Task[Exchange]) -> None:
-        self.front.state.inflight.discard(task)
         self.body.discard()
         if not task.cancelled():
             task.exception()

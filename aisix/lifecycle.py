@@ -1,0 +1,216 @@
+"""The process: bind, load, accept, drain, close. I/O.
+
+Order matters: sockets are bound before anything is opened, so that a busy port is told at once and nothing is
+touched; connections are accepted only when resources are loaded. SIGTERM drains as decisions §9 says; SIGINT
+skips the first wait; a second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from dataclasses import dataclass
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from aisix import __version__
+from aisix.app import Gateway, build
+from aisix.config import Config, ListenerTls, describe
+from aisix.core.ports import StoreUnavailable
+from aisix.telemetry import logs
+
+_UNLIMITED_BYTES = 1 << 50
+_ABORT_GRACE_S = 1.0
+_log = logging.getLogger("aisix.lifecycle")
+
+
+class StartRefused(Exception):
+    """The process cannot start; the text is for the operator."""
+
+
+@dataclass(slots=True)
+class Listener:
+    """One bound address and what answers on it."""
+
+    name: str
+    sockets: list[socket.socket]
+    tls: ssl.SSLContext | None
+    server: HTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached."""
+        host, port = self.sockets[0].getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls else 'http'}://{shown}:{port}"
+
+    def open(self, application: Application, *, max_body_bytes: int = _UNLIMITED_BYTES) -> None:
+        """Begin to accept."""
+        self.server = HTTPServer(
+            application, ssl_options=self.tls, max_body_size=max_body_bytes, xheaders=False
+        )
+        self.server.add_sockets(self.sockets)
+
+    def stop(self) -> None:
+        """Accept no more; open connections live on."""
+        if self.server is not None:
+            self.server.stop()
+        else:
+            for bound in self.sockets:
+                bound.close()
+
+    async def close(self) -> None:
+        """Close what is still open."""
+        self.stop()
+        if self.server is not None:
+            await self.server.close_all_connections()
+
+
+def bind(name: str, addr: str, tls: ListenerTls | None) -> Listener:
+    """Bind `addr` ("host:port"). Raises StartRefused naming the listener and the fix."""
+    host, _, port = addr.rpartition(":")
+    try:
+        sockets = bind_sockets(int(port), host.strip("[]") or None)
+    except OSError as error:
+        raise StartRefused(
+            f"{name}.addr: cannot listen on {addr}: {error.strerror or error}; "
+            "is another gateway running there? choose another address or stop it"
+        ) from error
+    return Listener(name, sockets, _tls_context(name, tls))
+
+
+def _tls_context(name: str, tls: ListenerTls | None) -> ssl.SSLContext | None:
+    if tls is None or tls.cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise StartRefused(f"{name}.tls: cannot load the certificate: {error}") from error
+    return context
+
+
+class Shutdown:
+    """What the signals have asked for so far."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.skip_wait = False
+
+    def on_signal(self, number: int) -> None:
+        """First signal: drain. Second: end."""
+        if self.requested.is_set():
+            self.at_once.set()
+            return
+        self.skip_wait = number == signal.SIGINT
+        self.requested.set()
+
+    async def wait_at_once(self, timeout_s: float | None) -> bool:
+        """Wait up to `timeout_s` (None = no end) for a second signal; whether it came."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.at_once.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+async def serve(config: Config) -> int:
+    """Run the gateway until it is told to stop. The exit status: 0 drained, 1 refused or cut short."""
+    logs.configure(
+        level=config.observability.log_level, service_name=config.observability.service_name
+    )
+    logs.register_secrets(config.admin.admin_keys)
+    shutdown = Shutdown()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, shutdown.on_signal, number)
+    listeners: list[Listener] = []
+    try:
+        _bind_all(config, listeners)
+        gateway = await build(config)
+    except (StartRefused, StoreUnavailable) as error:
+        _log.error("gateway.refused", extra={"error": str(error)})
+        for listener in listeners:
+            listener.stop()
+        return 1
+    finally:
+        logs.flush()
+    _announce(config, gateway, listeners)
+    _open_all(gateway, listeners)
+    await shutdown.requested.wait()
+    drained = await _drain(config, gateway, listeners, shutdown)
+    for listener in listeners:
+        await listener.close()
+    await gateway.close()
+    _log.info("gateway.stopped", extra={"drained": drained})
+    logs.flush()
+    return 0 if drained else 1
+
+
+def _bind_all(config: Config, listeners: list[Listener]) -> None:
+    listeners.append(bind("proxy", config.proxy.addr, config.proxy.tls))
+    if config.admin.enabled:
+        listeners.append(bind("admin", config.admin.addr, config.admin.tls))
+    prometheus = config.observability.metrics.prometheus
+    if prometheus.enabled:
+        listeners.append(bind("metrics", prometheus.addr, None))
+
+
+def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:
+    applications = {
+        "proxy": gateway.proxy_application,
+        "admin": gateway.admin_application,
+        "metrics": gateway.metrics_application,
+    }
+    for listener in listeners:
+        listener.open(applications[listener.name])
+
+
+def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> None:
+    for line in describe(config):
+        _log.debug("config.value", extra={"setting": line})
+    if config.ignored_sections:
+        sections = ", ".join(config.ignored_sections)
+        _log.warning("config.ignored", extra={"sections": sections})
+    addresses = {listener.name: listener.url for listener in listeners}
+    _log.info(
+        "gateway.ready",
+        extra={
+            "version": __version__,
+            **addresses,
+            "resource_revision": gateway.snapshots.current().revision,
+        },
+    )
+
+
+async def _drain(
+    config: Config, gateway: Gateway, listeners: list[Listener], shutdown: Shutdown
+) -> bool:
+    """Finish what is in flight; whether all of it could finish."""
+    state = gateway.state
+    state.draining = True
+    limits = config.shutdown
+    _log.info("gateway.draining", extra={"in_flight": len(state.inflight)})
+    if not shutdown.skip_wait and limits.min_drain_secs:
+        await shutdown.wait_at_once(float(limits.min_drain_secs))
+    for listener in listeners:
+        listener.stop()
+    idle = asyncio.ensure_future(state.wait_idle())
+    cut = asyncio.ensure_future(shutdown.wait_at_once(float(limits.max_drain_secs) or None))
+    await asyncio.wait({idle, cut}, return_when=asyncio.FIRST_COMPLETED)
+    drained = idle.done()
+    if not drained:
+        _log.warning("gateway.cut", extra={"in_flight": len(state.inflight)})
+        state.abort_all()
+        await asyncio.wait({idle}, timeout=_ABORT_GRACE_S)
+    for task in (idle, cut):
+        task.cancel()
+    return drained

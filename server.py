@@ -1,0 +1,31 @@
+"""Entry point: `python server.py --config config/config.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+
+from aisix import __version__
+from aisix.config import ConfigError, load
+from aisix.lifecycle import serve
+
+
+def main() -> int:
+    """Parse arguments, load the configuration, serve until told to stop."""
+    parser = argparse.ArgumentParser(description="AISIX gateway for Azure OpenAI")
+    parser.add_argument("--config", default="config/config.yaml", help="path of the YAML file")
+    parser.add_argument("--version", action="version", version=f"aisix {__version__}")
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config, os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"config: {problem}", file=sys.stderr)
+        return 2
+    return asyncio.run(serve(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
