@@ -228,7 +228,10 @@ class AccessLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredResource:
-    """One row of the store. `doc` holds no secret; `secret` is plain in memory, sealed at rest."""
+    """One row of the store. `doc` holds no secret; `secret` is plain in memory, sealed at rest.
+
+    `fault` says why a row's document or secret cannot be read; it is never written.
+    """
 
     kind: str
     id: str
@@ -237,6 +240,7 @@ class StoredResource:
     doc: Mapping[str, Any]
     secret: str | None = field(default=None, repr=False)
     created_at: float = 0.0
+    fault: str | None = None
 
 
 class StoreConflict(Exception):
@@ -258,7 +262,7 @@ class ResourceStore(Protocol):
     """
 
     async def all(self) -> list[StoredResource]:
-        """Every row."""
+        """Every row, oldest first."""
 
     async def list(self, kind: str) -> list[StoredResource]:
         """Rows of a kind, oldest first."""
@@ -267,7 +271,8 @@ class ResourceStore(Protocol):
         """One row."""
 
     async def put(self, row: StoredResource, *, expected: int | None) -> None:
-        """Insert (`expected` 0) or replace (its revision). Raises StoreConflict, StaleRevision."""
+        """Insert (`expected` 0), replace (its revision), or either (None); a replaced row keeps
+        its creation time. Raises StoreConflict, StaleRevision."""
 
     async def delete(self, kind: str, id: str, *, expected: int | None) -> bool:
         """Remove; False when there was none. Raises StaleRevision."""
