@@ -15,6 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import ujson
 
 from aisix.core.endpoints import UsageForm
 from aisix.core.exchange import Exchange, Phase
@@ -284,6 +287,12 @@ class _StreamReply:
         except asyncio.CancelledError:
             beat.cancel()
             raise
+
+
+def error_event(envelope: Mapping[str, Any]) -> bytes:
+    """A late error as an event of its own; no end mark may follow it."""
+    text = ujson.dumps(envelope, escape_forward_slashes=False)
+    return b"event: error\ndata: " + text.encode() + b"\n\n"
 
 
 def _rewrite_piece(

@@ -64,6 +64,8 @@ _CONTENT_FIELDS = (
 )
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
 _DETAIL_CHARS = 500
+_SPLICE_BYTES = 1024
+"""Smaller documents are rendered anew faster than their model's name is found."""
 
 _MODEL_MEMBER = re.compile(rb'("model"[ \t\r\n]*:[ \t\r\n]*)"(?:[^"\\]|\\.)*"')
 
@@ -143,9 +145,10 @@ class StreamRewriter:
         return DONE
 
     def _rewrite(self, event: Event, document: dict[str, Any]) -> bytes:
-        error = _in_band_error(document, event.name)
-        if error is not None:
-            raise error
+        if "error" in document or event.name == "error":
+            error = _in_band_error(document, event.name)
+            if error is not None:
+                raise error
         self._observe(document)
         edited = not self._keep_extensions and _strip(document)
         if self._chunked:
@@ -165,7 +168,10 @@ class StreamRewriter:
             self._identity = {
                 name: document[name] for name in ("id", "object", "created") if name in document
             }
-        for choice in _dicts(document.get("choices")):
+        choices = document.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
             index = choice.get("index")
             index = index if isinstance(index, int) else 0
             if choice.get("finish_reason"):
@@ -259,11 +265,6 @@ def rewrite_answer(
     return _render(document, body, spliceable=not edited)
 
 
-def error_event(envelope: dict[str, Any]) -> bytes:
-    """A late error as an event of its own; no end mark may follow it."""
-    return b"event: error\ndata: " + _render(envelope, b"", spliceable=False) + b"\n\n"
-
-
 def _parse_object(data: bytes) -> dict[str, Any] | None:
     """The JSON object that `data` is, None for anything else."""
     try:
@@ -278,7 +279,7 @@ def _render(document: dict[str, Any], source: bytes, *, spliceable: bool) -> byt
 
     A document that is `spliceable` differs from its source in the model's name only.
     """
-    if spliceable:
+    if spliceable and len(source) >= _SPLICE_BYTES:
         spliced = _splice_model(source, document["model"])
         if spliced is not None:
             return spliced

@@ -110,6 +110,8 @@ class SseSplitter:
             raise self._overflow()
         if not self._seen_cr and b"\r" in data:
             self._seen_cr = True
+        if self._is_one_event(data):
+            return [_parse(data)]
         view: bytes | bytearray = data
         if self._buffer:
             self._buffer += data
@@ -139,6 +141,15 @@ class SseSplitter:
             return [_parse(rest)]  # the CR that waited for an LF was a line end by itself
         ending = b"\n" if rest.endswith(b"\n") else b"\n\n"
         return [_parse(rest + ending, complete=False)]
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """The common case, worth knowing early: nothing is waiting and one event came whole."""
+        if self._buffer or self._seen_cr or self._fresh:
+            return False
+        size = len(data)
+        return (
+            2 < size <= self._max_event_bytes and data.find(b"\n\n") == size - 2 and data[0] != _LF
+        )
 
     def _skip_bom(self, view: bytes | bytearray) -> int:
         if not self._fresh:
