@@ -1,0 +1,343 @@
+"""The simulator as a server: listens, reads requests whole, answers them as scripted.
+
+`Simulator` runs on the current event loop and is what tests use; `python -m aisix.simulator`
+wraps it. Tornado parses the requests; what goes back is written by `wire.Wire`. Every request
+but those under `/_sim/` leaves one record in the journal, with exactly one outcome. I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import socket
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+
+from aisix.simulator import faults
+from aisix.simulator.checks import MALFORMED
+from aisix.simulator.control import PREFIX, control
+from aisix.simulator.entra import Authority, openid_configuration
+from aisix.simulator.faults import Occasion
+from aisix.simulator.journal import CLIENT_CLOSED, CUT, STOPPED, Journal, RequestRecord
+from aisix.simulator.options import SimulatorOptions
+from aisix.simulator.script import ENTRA, HEADER, NORMAL, Script, ScriptBook, ScriptError
+from aisix.simulator.surface import Answer, Inbound, Place, Surface, locate
+from aisix.simulator.wire import CallerLeft, Gate, Wire
+
+__all__ = ["RequestRecord", "Simulator", "SimulatorOptions"]
+
+_log = logging.getLogger("aisix.simulator")
+_BACKLOG = 1024
+_BUFFER_BYTES = 64 * 1024 * 1024
+
+
+class Simulator:
+    """One simulated Azure OpenAI resource with its token endpoint, on one port."""
+
+    def __init__(self, options: SimulatorOptions | None = None) -> None:
+        self.options = options or SimulatorOptions()
+        self.journal = Journal(self.options.keep_requests)
+        self.authority = Authority(self.options.directory, clock=self.options.clock)
+        self.book = ScriptBook(
+            self.options.script, faults.NAMES, scripted_names=self.options.scripted_names
+        )
+        self.gate = Gate()
+        self.surface = Surface(self.options, self.authority)
+        self.port = 0
+        self.connections_opened = 0
+        self.connections_open = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._server: _Server | None = None
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bind and listen; the port is then in `port`.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        options = self.options
+        sockets = bind_sockets(options.port, options.host, family=socket.AF_INET, backlog=_BACKLOG)
+        self.port = sockets[0].getsockname()[1]
+        self._server = _Server(
+            _Requests(self),
+            ssl_options=options.tls,
+            max_body_size=options.max_body_bytes,
+            max_buffer_size=_BUFFER_BYTES,
+        )
+        self._server.simulator = self
+        self._server.add_sockets(sockets)
+
+    async def stop(self) -> None:
+        """Close the listener and every connection, and end every answer."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.stop()
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.close_all_connections()
+
+    @property
+    def url(self) -> str:
+        """The origin, also to be used as authority."""
+        scheme = "https" if self.options.tls is not None else "http"
+        host = "127.0.0.1" if self.options.host in ("", "0.0.0.0") else self.options.host
+        return f"{scheme}://{host}:{self.port}"
+
+    # --- what tests and the control endpoint use ------------------------------------------------
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """Every recorded request, oldest first."""
+        return list(self.journal.records)
+
+    @property
+    def azure_requests(self) -> list[RequestRecord]:
+        """The recorded requests but those to the token endpoint."""
+        return self.journal.matching(lambda r: r.operation not in ("token", "openid-configuration"))
+
+    @property
+    def token_requests(self) -> list[RequestRecord]:
+        """The recorded requests to the token endpoint."""
+        return self.journal.matching(lambda r: r.operation == "token")
+
+    def script(self, deployment: str, script: str, times: int = 1) -> Script:
+        """Queue a script for the next requests of a deployment, of `*`, or of `@entra`."""
+        return self.book.queue(deployment, script, times=times)
+
+    def release(self) -> int:
+        """Let every stalled or hanging answer go on; says how many there were."""
+        return self.gate.release()
+
+    def revoke_tokens(self) -> None:
+        """Refuse every token given out so far."""
+        self.authority.revoke_all()
+
+    async def wait_for(
+        self, predicate: Callable[[RequestRecord], object], timeout_s: float = 5.0
+    ) -> RequestRecord:
+        """The first record that fulfils the condition, as soon as there is one."""
+        return (await self.wait_for_count(predicate, 1, timeout_s))[0]
+
+    async def wait_for_count(
+        self, predicate: Callable[[RequestRecord], object], count: int, timeout_s: float = 5.0
+    ) -> list[RequestRecord]:
+        """The records that fulfil the condition, as soon as there are `count`."""
+        return await self.journal.wait_for(predicate, count=count, timeout_s=timeout_s)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start."""
+        return {
+            "requests": self.journal.total,
+            "inflight": self.journal.inflight,
+            "waiting": self.gate.waiting,
+            "outcomes": dict(self.journal.outcomes),
+            "token_requests": self.authority.requests,
+            "tokens_issued": self.authority.issued,
+            "connections_opened": self.connections_opened,
+            "connections_open": self.connections_open,
+        }
+
+
+class _Server(HTTPServer):
+    """Tornado's server, counting its connections."""
+
+    simulator: Simulator
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        self.simulator.connections_opened += 1
+        self.simulator.connections_open += 1
+        size = self.simulator.options.send_buffer_bytes
+        if size is not None:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self.simulator.connections_open -= 1
+        super().on_close(server_conn)
+
+
+class _Requests(HTTPServerConnectionDelegate):
+    """Makes one `_Exchange` per request; connections are numbered in order of first use."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        number = getattr(server_conn, "simulator_number", None)
+        if number is None:
+            number = self._simulator.connections_opened
+            server_conn.simulator_number = number  # type: ignore[attr-defined]  # lives as long
+        return _Exchange(self._simulator, cast(HTTP1Connection, request_conn), number)
+
+
+class _Exchange(HTTPMessageDelegate):
+    """One request and its answer."""
+
+    def __init__(self, simulator: Simulator, connection: HTTP1Connection, number: int) -> None:
+        self._simulator = simulator
+        self._connection = connection
+        self._number = number
+        self._body = bytearray()
+        self._record: RequestRecord
+        self._recorded = False
+        self._keep_alive = True
+
+    # --- reading (called by Tornado) ------------------------------------------------------------
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        line = cast(RequestStartLine, start_line)
+        target = urlsplit(line.path) if not line.path.startswith("//") else None
+        path, query = (target.path, target.query) if target else (line.path, "")
+        pairs = [(name.lower(), value) for name, value in headers.get_all()]
+        self._record = RequestRecord(
+            id=self._simulator.journal.total + 1,
+            connection=self._number,
+            method=line.method,
+            path=path,
+            query=dict(parse_qsl(query, keep_blank_values=True)),
+            headers={name.lower(): value for name, value in headers.items()},
+            header_list=pairs,
+            received_at=self._simulator.options.clock(),
+        )
+        tokens = self._record.headers.get("connection", "").lower()
+        self._keep_alive = line.version == "HTTP/1.1" and "close" not in tokens
+        self._recorded = not path.startswith(PREFIX)
+        if self._recorded:
+            place = locate(path)
+            self._record.operation = place.operation
+            self._record.deployment = place.deployment
+            self._simulator.journal.add(self._record)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
+        self._record.body_bytes += len(chunk)
+
+    def finish(self) -> None:
+        body = bytes(self._body)
+        self._body.clear()
+        self._record.body = body[: self._simulator.options.keep_body_bytes]
+        self._connection.stream.set_nodelay(True)
+        wire = Wire(
+            self._connection, self._record, self._simulator.journal, gate=self._simulator.gate
+        )
+        self._connection.set_close_callback(wire.caller_left)
+        task = asyncio.get_running_loop().create_task(self._run(body, wire))
+        self._simulator.tasks.add(task)
+        task.add_done_callback(self._simulator.tasks.discard)
+
+    def on_connection_close(self) -> None:
+        """The connection ended while the request was still coming in."""
+        self._record.body = bytes(self._body)
+        self._close(CLIENT_CLOSED)
+
+    # --- answering ------------------------------------------------------------------------------
+
+    async def _run(self, body: bytes, wire: Wire) -> None:
+        outcome = STOPPED
+        try:
+            if self._recorded:
+                answer, script = self._answer(body)
+            else:
+                answer, script = await self._control(body), NORMAL
+            self._record.phase = "scripted"
+            error = b"" if script.fail is None else faults.stream_error(self._occasion(script))
+            outcome = await wire.play(answer, script, keep_alive=self._keep_alive, error=error)
+        except CallerLeft:
+            outcome = CLIENT_CLOSED
+        except Exception:  # a defect of the simulator: say so and drop the connection
+            _log.exception("simulator.failed")
+            outcome = CUT
+            self._connection.close()
+        finally:
+            self._close(outcome)
+
+    def _close(self, outcome: str) -> None:
+        if self._recorded:
+            self._simulator.journal.close(self._record, outcome, self._simulator.options.clock())
+
+    async def _control(self, body: bytes) -> Answer:
+        record = self._record
+        return await control(
+            self._simulator, record.method, record.path, query=record.query, body=body
+        )
+
+    def _answer(self, body: bytes) -> tuple[Answer, Script]:
+        place = locate(self._record.path)
+        if place.kind in {"token", "openid"} and self._simulator.options.entra:
+            return self._entra(place, body)
+        value = _loads(body)
+        if place.v1 and isinstance(value, dict) and isinstance(value.get("model"), str):
+            place = dataclasses.replace(place, deployment=value["model"])
+            self._record.deployment = place.deployment
+        try:
+            script = self._resolve(place.deployment)
+        except ScriptError as error:
+            return _refused(error), NORMAL
+        inbound = Inbound(
+            method=self._record.method,
+            place=place,
+            query=self._record.query,
+            headers=self._record.headers,
+            json=value,
+        )
+        return self._simulator.surface.answer(inbound, script), script
+
+    def _entra(self, place: Place, body: bytes) -> tuple[Answer, Script]:
+        simulator = self._simulator
+        if place.kind == "openid":
+            document = openid_configuration(simulator.url, place.tenant)
+            return Answer(200, [("content-type", faults.JSON_TYPE)], document), NORMAL
+        try:
+            script = self._resolve(ENTRA)
+        except ScriptError as error:
+            return _refused(error), NORMAL
+        fault = simulator.authority.answer(place.tenant, body, script)
+        kind = [("content-type", fault.content_type), ("cache-control", "no-store, no-cache")]
+        return Answer(fault.status, [*kind, *fault.headers], fault.body), script
+
+    def _resolve(self, name: str) -> Script:
+        script = self._simulator.book.resolve(name, self._record.headers.get(HEADER))
+        self._record.script = script.render()
+        return script
+
+    def _occasion(self, script: Script) -> Occasion:
+        now = self._simulator.options.clock()
+        return Occasion(now=now, request_id=str(uuid.uuid4()), script=script)
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return MALFORMED
+
+
+def _refused(error: ScriptError) -> Answer:
+    body = json.dumps({"error": {"code": "SimulatorScript", "message": str(error)}}).encode()
+    return Answer(400, [("content-type", faults.JSON_TYPE)], body)
