@@ -20,7 +20,9 @@ class Snapshot:
 
     revision: int = 0
     taken_at: float = 0.0
-    keys_by_hash: Mapping[str, ApiKey] = field(default_factory=lambda: MappingProxyType({}))
+    keys_by_hash: Mapping[str, ApiKey] = field(
+        repr=False, default_factory=lambda: MappingProxyType({})
+    )
     aliases: Mapping[str, Alias] = field(default_factory=lambda: MappingProxyType({}))
     wildcards: tuple[Alias, ...] = ()
 
