@@ -1,0 +1,206 @@
+"""The Azure OpenAI dialect: builds calls and explains answers, without I/O. Pure.
+
+The only module that knows Azure's URLs, headers and body rules; what operators write is checked
+in `address` and `secret`; error answers are read in `refusals`. Invariants of every call: exactly
+one authentication header, none of the caller's headers but those handed in as `forward`, the
+deployment as the body's `model`, and the caller's document left unchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ujson
+
+from aisix import __version__
+from aisix.core.endpoints import EndpointSpec
+from aisix.core.exchange import Payload
+from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.resources import ClientSecret, Credential, Deployment, ResourceKey
+from aisix.errors import (
+    BadRequest,
+    CredentialUnusable,
+    FieldError,
+    UpstreamMisconfigured,
+    UpstreamRejected,
+)
+from aisix.upstream import address, refusals
+from aisix.upstream.secret import parse_secret
+
+_OWN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "api-key",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "ocp-apim-subscription-key",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-api-key",
+    }
+)
+"""Never taken from `forward`, whatever an operator allows: they are ours, or the connection's."""
+
+
+class AzureOpenAI:
+    """The Adapter for Azure OpenAI. `now` is UTC epoch seconds, for retry hints given as a date."""
+
+    name = "azure-openai"
+
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+
+    def parse_api_base(self, api_base: str | None) -> str:
+        """Canonical base. Raises FieldError with the reason and the fix."""
+        return address.parse_api_base(api_base)
+
+    def parse_api_version(self, api_version: str | None) -> str:
+        """Checked api-version, the default for None. Raises FieldError."""
+        return address.parse_api_version(api_version)
+
+    def parse_secret(self, secret: str) -> Credential:
+        """The credential that `secret` spells. Raises FieldError, never echoing it."""
+        return parse_secret(secret)
+
+    def check_deployment_name(self, name: str) -> None:
+        """Raises FieldError when `name` cannot be a deployment."""
+        address.check_deployment_name(name)
+
+    def build_call(
+        self,
+        spec: EndpointSpec,
+        deployment: Deployment,
+        *,
+        payload: Payload,
+        inject_stream_options: bool,
+        token: str | None,
+        forward: Sequence[tuple[str, str]],
+        deadlines: Deadlines,
+    ) -> UpstreamCall:
+        """The HTTP request for one attempt.
+
+        Raises UpstreamMisconfigured, CredentialUnusable, and BadRequest when the document cannot
+        be written as JSON.
+        """
+        streaming = payload.stream and spec.may_stream
+        document = _document(payload, deployment.name, streaming, inject_stream_options)
+        headers = [
+            _authentication(deployment.credential, token),
+            ("Content-Type", "application/json"),
+            ("Accept", "text/event-stream" if streaming else "application/json"),
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", f"aisix/{__version__}"),
+        ]
+        headers.extend(pair for pair in forward if _may_forward(*pair))
+        return UpstreamCall(
+            method=spec.method,
+            url=_url(spec, deployment),
+            headers=headers,
+            body=_render(document),
+            deadlines=deadlines,
+        )
+
+    def refused_stream_options(self, status: int, body: bytes) -> bool:
+        """Whether this answer says that the api-version does not know `stream_options`."""
+        return refusals.refused_stream_options(status, body)
+
+    def refused_token(self, status: int, body: bytes) -> bool:
+        """Whether this answer says that the Entra token itself is bad (not the role)."""
+        return refusals.refused_token(status, body)
+
+    def explain(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        deployment: Deployment | None = None,
+    ) -> UpstreamRejected:
+        """The error that a caller gets. With `deployment` its own host and name are scrubbed too,
+        not only what looks like one.
+        """
+        return refusals.explain(status, headers, body, now=self._now(), deployment=deployment)
+
+
+def _url(spec: EndpointSpec, deployment: Deployment) -> str:
+    # a wildcard alias puts the caller's text into the name, so it is checked at every call
+    try:
+        address.check_deployment_name(deployment.name)
+    except FieldError as error:
+        raise UpstreamMisconfigured(f"invalid upstream configuration: {error}") from error
+    if deployment.api_version == address.V1:
+        return f"{deployment.api_base}/openai/v1{spec.path}"
+    scope = f"/deployments/{deployment.name}" if spec.deployment_scoped else ""
+    version = deployment.api_version
+    return f"{deployment.api_base}/openai{scope}{spec.path}?api-version={version}"
+
+
+def _authentication(credential: Credential | None, token: str | None) -> tuple[str, str]:
+    if isinstance(credential, ResourceKey):
+        return ("api-key", credential.key)
+    if isinstance(credential, ClientSecret) and token:
+        return ("Authorization", f"Bearer {token}")
+    raise CredentialUnusable("invalid upstream credentials: there is nothing to authenticate with")
+
+
+def _may_forward(name: str, value: str) -> bool:
+    return (
+        name.lower() not in _OWN_HEADERS
+        and name.isascii()
+        and value.isascii()
+        and name.isprintable()
+        and value.isprintable()
+    )
+
+
+def _document(
+    payload: Payload, deployment_name: str, streaming: bool, inject_stream_options: bool
+) -> dict[str, Any]:
+    """The caller's document with our changes, in its own order; a shallow copy, never the original.
+
+    The usage block of a stream is always asked for: without it tokens would go uncounted, and a
+    caller could choose that. Where the api-version does not know `stream_options`, the caller's
+    own go too.
+    """
+    document = dict(payload.document)
+    document["model"] = deployment_name
+    if streaming and inject_stream_options:
+        options = document.get("stream_options") or {}
+        document["stream_options"] = {**options, "include_usage": True}
+    elif streaming:
+        document.pop("stream_options", None)
+    return document
+
+
+def _render(document: dict[str, Any]) -> bytes:
+    try:
+        try:
+            return _dumps(document, ascii_only=False)
+        except UnicodeEncodeError:
+            # a lone surrogate is legal in JSON text but not in UTF-8: only its escape can carry it
+            return _dumps(document, ascii_only=True)
+    except (OverflowError, RecursionError, ValueError) as error:
+        raise BadRequest(
+            "request payload is invalid: a number is out of range or the nesting is too deep"
+        ) from error
+
+
+def _dumps(document: dict[str, Any], *, ascii_only: bool) -> bytes:
+    text = ujson.dumps(
+        document, ensure_ascii=ascii_only, escape_forward_slashes=False, allow_nan=False
+    )
+    return text.encode()

@@ -1,0 +1,284 @@
+"""Azure's error answers: what they mean, and what a caller may be told of them. Pure.
+
+Azure has no single error form: codes are strings, numbers or missing, the `error` wrapper may be
+absent, the inner error has two spellings, and a front door may answer in HTML. `read_refusal`
+accepts all of it and never raises. Of Azure's text only that of 400, 413 and 422 reaches callers,
+because it is about their own request, and only after `aisix.upstream.scrub` has taken out what is
+about ours; for every other status the wording is fixed and Azure's goes to the log.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import ujson
+
+from aisix.core.resources import Deployment
+from aisix.errors import MAX_RETRY_HINT_S, UpstreamRejected
+from aisix.upstream.scrub import Scrubber, one_line
+
+MAX_BODY_BYTES = 64 * 1024
+"""More than this of an error body is not looked at."""
+
+_MAX_DETAIL_CHARS = 2048
+_MAX_MESSAGE_CHARS = 4096
+_MAX_NAME_CHARS = 128
+
+_PASSED_HEADERS = ("apim-request-id", "x-ms-region")
+_QUOTED = frozenset({400, 413, 422})
+_WORDING = {
+    401: "upstream authentication failed",
+    403: "upstream authentication failed",
+    404: "upstream deployment or model not found",
+    408: "upstream request timeout",
+    409: "upstream conflict",
+    413: "upstream request entity too large",
+    429: "upstream rate limited",
+}
+_WORTH_RETRYING = frozenset({408, 429})
+_POLICY_CODES = frozenset({"content_filter", "content_policy_violation"})
+_POLICY_VIOLATION = "ResponsibleAIPolicyViolation"
+_STALE_TOKEN_CODES = frozenset(
+    {
+        "401",
+        "unauthorized",
+        "invalid_token",
+        "token_expired",
+        "invalidauthenticationtoken",
+        "expiredauthenticationtoken",
+    }
+)
+_UNKNOWN_FIELD = re.compile(
+    r"unrecogni[sz]ed|unsupported|not supported|unknown|unexpected|not permitted|not allowed|"
+    r"additional propert",
+    re.IGNORECASE,
+)
+# another option inside stream_options is the caller's own mistake, not the api-version's age
+_STREAM_OPTIONS = re.compile(r"\bstream_options\b(?!\.(?!include_usage\b))")
+_WHEN_STREAMING = re.compile(r"only (?:allowed|valid|supported|permitted)|when stream", re.I)
+_RETRY_TEXT = re.compile(
+    r"(?:retry|try again) (?:after|in) (\d{1,7}(?:\.\d{1,3})?) ?(milliseconds?|ms|seconds?|s)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an error body says. `wrapped` tells whether it had the usual `error` object."""
+
+    code: str | None = None
+    message: str = ""
+    param: str | None = None
+    inner: Mapping[str, Any] | None = None
+    wrapped: bool = False
+    readable: bool = False
+
+    @property
+    def about_content(self) -> bool:
+        """Whether Azure's content policy refused the request."""
+        inner_code = self.inner.get("code") if self.inner else None
+        return self.code in _POLICY_CODES or _POLICY_VIOLATION in (self.code, inner_code)
+
+
+def read_refusal(body: bytes, content_type: str | None = None) -> Refusal:
+    """The structure in an error body; an empty Refusal when there is none."""
+    document = _document(body, content_type)
+    if document is None:
+        return Refusal()
+    error = document.get("error")
+    if isinstance(error, str):
+        return Refusal(message=error, code=_name(document.get("code")), readable=True)
+    wrapped = isinstance(error, dict)
+    fields = error if isinstance(error, dict) else document
+    inner = next(
+        (
+            value
+            for value in (fields.get("innererror"), fields.get("inner_error"))
+            if isinstance(value, dict)
+        ),
+        None,
+    )
+    texts = (fields.get("message"), fields.get("detail"))
+    return Refusal(
+        code=_name(fields.get("code")),
+        message=next((text for text in texts if isinstance(text, str)), ""),
+        param=_name(fields.get("param")),
+        inner=inner,
+        wrapped=wrapped,
+        readable=True,
+    )
+
+
+def _document(body: bytes, content_type: str | None) -> dict[str, Any] | None:
+    start = body[:MAX_BODY_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not start.startswith(b"{") or (content_type and "json" not in content_type.lower()):
+        return None
+    try:
+        document = ujson.loads(start)
+    except (ValueError, RecursionError, OverflowError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def refused_stream_options(status: int, body: bytes) -> bool:
+    """Whether the api-version does not know `stream_options` at all."""
+    if status not in {400, 422}:
+        return False
+    refusal = read_refusal(body)
+    if refusal.param is not None and not _STREAM_OPTIONS.fullmatch(
+        refusal.param.removesuffix(".include_usage")
+    ):
+        return False
+    named = refusal.param is not None or _STREAM_OPTIONS.search(refusal.message) is not None
+    reason = f"{refusal.code or ''} {refusal.message}".replace("_", " ")
+    return (
+        named
+        and _UNKNOWN_FIELD.search(reason) is not None
+        and _WHEN_STREAMING.search(refusal.message) is None
+    )
+
+
+def refused_token(status: int, body: bytes) -> bool:
+    """Whether a token itself was refused. One body stands for missing, expired, invalid and
+    wrong audience; a missing role is another one, and a new token does not mend it.
+    """
+    if status != 401:
+        return False
+    refusal = read_refusal(body)
+    if not refusal.readable:
+        return False
+    if not refusal.wrapped:
+        return bool(refusal.message)
+    return refusal.code is None or refusal.code.lower() in _STALE_TOKEN_CODES
+
+
+def explain(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    deployment: Deployment | None = None,
+) -> UpstreamRejected:
+    """The error a caller gets. `now` is UTC epoch seconds, for retry hints given as a date."""
+    refusal = read_refusal(body, headers.get("content-type"))
+    scrubber = Scrubber(deployment)
+    shown = status if 400 <= status < 500 else 502
+    wait = _retry_hint(headers, refusal.message, now) if _may_retry(status) else None
+    rejected = UpstreamRejected(
+        _message(status, refusal, scrubber),
+        status=shown,
+        upstream_status=status,
+        code=_code(status, refusal, scrubber),
+        param=_clip(scrubber.text(refusal.param or "")) if status in _QUOTED else None,
+        detail=_detail(status, headers, refusal, body),
+        retry_after_s=wait,
+        should_retry=_should_retry(status, wait),
+        headers=_passed_headers(headers),
+    )
+    if status in _QUOTED and refusal.about_content and refusal.inner is not None:
+        rejected.extra["innererror"] = scrubber.value(refusal.inner)
+    return rejected
+
+
+def _message(status: int, refusal: Refusal, scrubber: Scrubber) -> str:
+    if status in _QUOTED:
+        quoted = scrubber.text(refusal.message[:_MAX_MESSAGE_CHARS]).strip()
+        if quoted:
+            return quoted
+    return _WORDING.get(status, f"upstream returned {status}")
+
+
+def _code(status: int, refusal: Refusal, scrubber: Scrubber) -> str | None:
+    if not 400 <= status < 500:
+        return None
+    if refusal.about_content:
+        return refusal.code if refusal.code in _POLICY_CODES else "content_filter"
+    if refusal.code == "DeploymentNotFound":
+        return "model_not_found"
+    return _clip(scrubber.text(refusal.code or ""))
+
+
+def _clip(text: str) -> str | None:
+    return one_line(text, _MAX_NAME_CHARS) or None
+
+
+def _may_retry(status: int) -> bool:
+    return status in _WORTH_RETRYING or status >= 500
+
+
+def _should_retry(status: int, wait: float | None) -> bool | None:
+    if not _may_retry(status) or (wait is not None and wait > MAX_RETRY_HINT_S):
+        return False
+    return None
+
+
+def _retry_hint(headers: Mapping[str, str], message: str, now: float) -> float | None:
+    """Seconds to wait: the exact forms first, the text last, as Azure often sends nothing else."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        wait = _number(headers.get(name))
+        if wait is not None:
+            return wait / 1000
+    value = headers.get("retry-after")
+    wait = _number(value)
+    if wait is None and value:
+        wait = _until(value, headers.get("date"), now)
+    if wait is not None:
+        return wait
+    text = _RETRY_TEXT.search(message)
+    if text is None:
+        return None
+    return float(text[1]) / (1000 if text[2].lower().startswith("m") else 1)
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _until(value: str, sent: str | None, now: float) -> float | None:
+    # the answer's own date spares us the difference between Azure's clock and ours
+    start = _epoch(sent or "")
+    end = _epoch(value)
+    if end is None:
+        return None
+    return max(0.0, end - (now if start is None else start))
+
+
+def _epoch(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    values = ((name, one_line(headers.get(name, ""), _MAX_NAME_CHARS)) for name in _PASSED_HEADERS)
+    return {name: value for name, value in values if value and value.isascii()}
+
+
+def _detail(status: int, headers: Mapping[str, str], refusal: Refusal, body: bytes) -> str:
+    """For the log: Azure's own words, on one line."""
+    said = refusal.message
+    if not refusal.readable:
+        said = body[:512].decode("utf-8", "replace")
+    parts = [f"upstream status {status}"]
+    if refusal.code:
+        parts.append(f"code {refusal.code[:_MAX_NAME_CHARS]}")
+    for name in ("apim-request-id", "policy-id"):
+        if headers.get(name):
+            parts.append(f"{name} {headers[name][:_MAX_NAME_CHARS]}")
+    parts.append(said or "no message")
+    return Scrubber.for_log(one_line(": ".join(parts), _MAX_DETAIL_CHARS))
