@@ -117,7 +117,9 @@ class Dispatcher:
                     stream_options_refused=adapter.refused_stream_options(answer.status, body),
                 )
                 if verdict is Verdict.RETURN:
-                    raise adapter.explain(answer.status, answer.headers, body)
+                    raise adapter.explain(
+                        answer.status, answer.headers, body, deployment=deployment
+                    )
             if verdict is Verdict.RENEW_TOKEN:
                 token = await self._renewed(exchange, deployment, token or "")
             else:

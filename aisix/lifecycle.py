@@ -20,7 +20,7 @@ from tornado.web import Application
 
 from aisix import __version__
 from aisix.app import Gateway, build
-from aisix.config import Config, ListenerTls, describe
+from aisix.config import Address, Config, ListenerTls, describe
 from aisix.core.ports import StoreUnavailable
 from aisix.telemetry import logs
 
@@ -71,11 +71,10 @@ class Listener:
             await self.server.close_all_connections()
 
 
-def bind(name: str, addr: str, tls: ListenerTls | None) -> Listener:
-    """Bind `addr` ("host:port"). Raises StartRefused naming the listener and the fix."""
-    host, _, port = addr.rpartition(":")
+def bind(name: str, addr: Address, tls: ListenerTls) -> Listener:
+    """Bind `addr`. Raises StartRefused naming the listener and the fix."""
     try:
-        sockets = bind_sockets(int(port), host.strip("[]") or None)
+        sockets = bind_sockets(addr.port, addr.host)
     except OSError as error:
         raise StartRefused(
             f"{name}.addr: cannot listen on {addr}: {error.strerror or error}; "
@@ -84,8 +83,8 @@ def bind(name: str, addr: str, tls: ListenerTls | None) -> Listener:
     return Listener(name, sockets, _tls_context(name, tls))
 
 
-def _tls_context(name: str, tls: ListenerTls | None) -> ssl.SSLContext | None:
-    if tls is None or tls.cert_file is None:
+def _tls_context(name: str, tls: ListenerTls) -> ssl.SSLContext | None:
+    if tls.cert_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -161,7 +160,7 @@ def _bind_all(config: Config, listeners: list[Listener]) -> None:
         listeners.append(bind("admin", config.admin.addr, config.admin.tls))
     prometheus = config.observability.metrics.prometheus
     if prometheus.enabled:
-        listeners.append(bind("metrics", prometheus.addr, None))
+        listeners.append(bind("metrics", prometheus.addr, ListenerTls()))
 
 
 def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:

@@ -174,8 +174,10 @@ class Adapter(Protocol):
     def refused_token(self, status: int, body: bytes) -> bool:
         """Whether this answer says that the Entra token itself is bad (not the role)."""
 
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamRejected:
-        """The error that a caller gets for this answer (decisions §4)."""
+    def explain(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
+    ) -> UpstreamRejected:
+        """The error that a caller gets for this answer (decisions §4); it names no deployment."""
 
 
 # ── 7, 8 · usage, metrics, log ──────────────────────────────────────────────────────────────────
