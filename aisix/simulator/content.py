@@ -96,8 +96,9 @@ def _say(
     wanted = body.get("response_format")
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_schema":
-        schema = (wanted or {}).get("json_schema") or {}
-        return _pieces(json.dumps(sample(schema.get("schema") or {}))), None, "stop"
+        named = (wanted or {}).get("json_schema")
+        schema = named.get("schema") if isinstance(named, dict) else None
+        return _pieces(json.dumps(sample(schema or {}))), None, "stop"
     if kind == "json_object":
         return _pieces(json.dumps({"reply": GREETING})), None, "stop"
     return _shape(_words(asked), script), None, "stop"
@@ -156,8 +157,9 @@ def _called_tool(body: JsonObject, script: Script) -> tuple[str, JsonObject, str
     tools = [t["function"] for t in body.get("tools") or [] if isinstance(t.get("function"), dict)]
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
-        named = choice.get("function") or {}
-        tools = [t for t in tools if t.get("name") == named.get("name")]
+        named = choice.get("function")
+        name = named.get("name") if isinstance(named, dict) else None
+        tools = [t for t in tools if t.get("name") == name]
         end = "stop"  # what the API says for a call that was forced by name
     elif script.tools or choice == "required":
         end = "tool_calls"

@@ -8,6 +8,7 @@ bodies, hints that stand only in the text. `CATALOGUE` maps the name after `err-
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -259,14 +260,17 @@ def _retry(occasion: Occasion, default: int | None) -> tuple[int, tuple[tuple[st
     """Seconds for the text, and the hint headers the script asks for."""
     script = occasion.script
     seconds = script.retry
-    if seconds is None and script.retryms is not None:
-        seconds = -(-script.retryms // 1000)
+    milliseconds = script.retryms if script.retryms is not None else script.retryxms
+    if seconds is None and milliseconds is not None:
+        seconds = -(-milliseconds // 1000)
     if seconds is None:
         seconds = script.retrydate
     text_s = seconds if seconds is not None else (default or _DEFAULT_RETRY_S)
     headers: list[tuple[str, str]] = []
     if script.noretry:
         return text_s, ()
+    if script.retryxms is not None:
+        headers.append(("x-ms-retry-after-ms", str(script.retryxms)))
     if script.retryms is not None:
         headers.append(("retry-after-ms", str(script.retryms)))
     if script.retrydate is not None:
@@ -274,7 +278,7 @@ def _retry(occasion: Occasion, default: int | None) -> tuple[int, tuple[tuple[st
         headers.append(("retry-after", date))
     elif script.retry is not None:
         headers.append(("retry-after", str(script.retry)))
-    elif script.retryms is None and default is not None:
+    elif milliseconds is None and default is not None:
         headers.append(("retry-after", str(default)))
     return text_s, tuple(headers)
 
@@ -486,7 +490,11 @@ def build(name: str, occasion: Occasion) -> Fault:
         name = known
     if name not in CATALOGUE:  # an error of the token endpoint, asked of the other one
         return wrapped(500, name, f"{name} is an error of the token endpoint.")
-    return CATALOGUE[name][1](occasion)
+    fault = CATALOGUE[name][1](occasion)
+    if any("retry-after" in header for header, _ in fault.headers):
+        return fault
+    _, hints = _retry(occasion, None)  # a script may ask for hints on any error
+    return dataclasses.replace(fault, headers=(*fault.headers, *hints))
 
 
 def stream_error(occasion: Occasion) -> bytes:

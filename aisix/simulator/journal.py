@@ -29,6 +29,7 @@ class RequestRecord:
     id: int
     connection: int
     method: str
+    version: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]

@@ -46,7 +46,7 @@ class Script:
     slow: int | None = _number("wait this many ms before the head of the answer")
     gap: int | None = _number("send the head, then wait this many ms before the first body byte")
     n: int | None = _number("answer with exactly this many content pieces (stream: deltas)")
-    d: int | None = _number("wait this many ms after each SSE event")
+    d: int | None = _number("wait this many ms between SSE events")
     size: int | None = _number("make every content piece this many characters long")
     bulk: int | None = _number("stream this many MiB of deltas as fast as the reader takes them")
     # form of the answer
@@ -82,6 +82,7 @@ class Script:
     )
     retry: int | None = _number("err: retry-after in seconds, in the header and in the text")
     retryms: int | None = _number("err: retry-after-ms in milliseconds")
+    retryxms: int | None = _number("err: x-ms-retry-after-ms in milliseconds")
     retrydate: int | None = _number("err: retry-after as an HTTP date, this many seconds ahead")
     noretry: bool = _flag("err: no retry header, only the text says how long")
     drop: bool = _flag("close the connection before any byte")
@@ -106,9 +107,9 @@ class Script:
         return dataclasses.replace(base, **self.set_fields())
 
     def set_fields(self) -> dict[str, Any]:
-        """The fields that differ from normal behaviour."""
-        every = {name: getattr(self, name) for name in _FIELDS}
-        return {name: value for name, value in every.items() if value is not None and value}
+        """What is set, in the order of the table; a number may be zero."""
+        every = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: value for name, value in every if value is not None and value is not False}
 
     def without_faults(self) -> Script:
         """The same pace and form, without anything that goes wrong."""
@@ -123,15 +124,7 @@ class Script:
 
     def render(self) -> str:
         """The tokens of this script in the order of the table; parses back to the same script."""
-        return "-".join(_render(name, value) for name, value in self.set_fields_with_zeros())
-
-    def set_fields_with_zeros(self) -> list[tuple[str, Any]]:
-        """Like `set_fields`, in order, and including numbers that were set to zero."""
-        return [
-            (name, getattr(self, name))
-            for name in _FIELDS
-            if getattr(self, name) is not None and getattr(self, name) is not False
-        ]
+        return "-".join(_render(name, value) for name, value in self.set_fields().items())
 
 
 def _render(name: str, value: Any) -> str:

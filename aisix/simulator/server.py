@@ -219,6 +219,7 @@ class _Exchange(HTTPMessageDelegate):
             id=self._simulator.journal.total + 1,
             connection=self._number,
             method=line.method,
+            version=line.version,
             path=path,
             query=dict(parse_qsl(query, keep_blank_values=True)),
             headers={name.lower(): value for name, value in headers.items()},
@@ -247,13 +248,15 @@ class _Exchange(HTTPMessageDelegate):
             self._connection, self._record, self._simulator.journal, gate=self._simulator.gate
         )
         self._connection.set_close_callback(wire.caller_left)
+        if self._connection.stream.closed():  # gone already: the callback would not be called
+            wire.caller_left()
         task = asyncio.get_running_loop().create_task(self._run(body, wire))
         self._simulator.tasks.add(task)
         task.add_done_callback(self._simulator.tasks.discard)
 
     def on_connection_close(self) -> None:
         """The connection ended while the request was still coming in."""
-        self._record.body = bytes(self._body)
+        self._record.body = bytes(self._body[: self._simulator.options.keep_body_bytes])
         self._close(CLIENT_CLOSED)
 
     # --- answering ------------------------------------------------------------------------------
@@ -333,9 +336,13 @@ class _Exchange(HTTPMessageDelegate):
 
 def _loads(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return MALFORMED
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _refused(error: ScriptError) -> Answer:

@@ -35,6 +35,7 @@ _DATED = re.compile(r"/openai/deployments/([^/]+)/(.+)")
 _V1 = re.compile(r"/openai/v1/(.+)")
 _TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token")
 _OPENID = re.compile(r"/([^/]+)/v2\.0/\.well-known/openid-configuration")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _OTHER = re.compile(r"/openai/([^/]+)")
 
 
@@ -164,7 +165,7 @@ class Surface:
     def _has(self, deployment: str) -> bool:
         names = self._options.deployments
         if names is None:
-            return bool(deployment) and not deployment.startswith("missing")
+            return _NAME.fullmatch(deployment) is not None and not deployment.startswith("missing")
         return deployment in names
 
     @staticmethod

@@ -156,10 +156,11 @@ class Wire:
 
     async def _head(self, answer: Answer, script: Script, *, keep_alive: bool) -> None:
         headers = [*answer.headers, ("date", formatdate(usegmt=True))]
-        self._chunked = answer.events is not None or script.chunked or script.end is not None
+        unsized = answer.events is not None or script.chunked or script.end is not None
+        self._chunked = unsized and self._record.version == "HTTP/1.1"
         if self._chunked:
             headers.append(("transfer-encoding", "chunked"))
-        else:
+        elif not unsized:
             headers.append(("content-length", str(len(answer.body))))
         if not keep_alive:
             headers.append(("connection", "close"))
@@ -204,11 +205,11 @@ class Wire:
                 mark = marks.pop(0) if marks else None
             if not event:
                 return
-            await self._emit(_dressed(event, script))
-            self._record.events_sent += 1
-            if script.d:
+            if script.d and number:
                 await self._flush()
                 await self.pause(script.d / 1000)
+            await self._emit(_dressed(event, script))
+            self._record.events_sent += 1
 
     async def _strike(self, what: str, half: bytes) -> bool:
         """Do what the script says at this point; False when the body is to end here."""
