@@ -121,6 +121,8 @@ def _split(text: str, field: str, example: str) -> Address:
 def _host(host: str, field: str, example: str) -> str:
     if ":" in host:
         try:
+            if "%" in host:
+                raise ValueError("a zone means something on one machine only")
             return f"[{ipaddress.IPv6Address(host).compressed}]"
         except ValueError:
             raise FieldError(f"{field} has an IPv6 address that cannot be read") from None

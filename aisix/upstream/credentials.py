@@ -67,6 +67,10 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+class _Unreadable(Exception):
+    """An answer that azure-identity took for a token and that is none."""
+
+
 class _Authority:
     """Fetches one token from the authority a credential names."""
 
@@ -102,10 +106,10 @@ async def _ask(credential: ClientSecret, wire: _Wire) -> Grant:
     )
     granted = await entra.get_token_info(credential.scope)
     if wire.status != 200:
-        raise ValueError("a token in an answer that is no success")
+        raise _Unreadable("a token in an answer that is no success")
     now = time.time()  # not our clock: the library counts expiry from this one
     if not _TOKEN.fullmatch(granted.token) or granted.expires_on - now < 1:
-        raise ValueError("the token is empty, expired or not printable")
+        raise _Unreadable("the token is empty, expired or not printable")
     return Grant(
         token=granted.token,
         lifetime_s=granted.expires_on - now,
@@ -124,7 +128,9 @@ def _unreachable(detail: str) -> FetchFailed:
 def _judge(error: Exception, wire: _Wire, credential: ClientSecret) -> FetchFailed:
     """A 4xx is the credential's or its settings' fault, everything else the authority's."""
     status = wire.status
-    said = error.message if isinstance(error, ClientAuthenticationError) else type(error).__name__
+    # of other errors only the kind: a parser's text may hold part of an answer with a token
+    telling = isinstance(error, ClientAuthenticationError | _Unreadable)
+    said = str(getattr(error, "message", error)) if telling else type(error).__name__
     detail = _detail(f"token authority: status {status}: {said}", credential)
     if status is not None and 400 <= status < 500 and status not in {408, 429}:
         number = _AADSTS.search(str(error))

@@ -1,0 +1,258 @@
+"""Calls to Azure OpenAI: address, headers and body, for both surfaces and both schemes."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aisix.core.endpoints import ENDPOINTS, Action, EndpointSpec
+from aisix.core.exchange import Payload
+from aisix.core.ports import Adapter, Deadlines
+from aisix.core.resources import ClientSecret, Deployment, ResourceKey
+from aisix.errors import BadRequest, CredentialUnusable, FieldError, UpstreamMisconfigured
+from aisix.upstream.azure import AzureOpenAI
+
+KEY = ResourceKey(key="hunter2")
+APP = ClientSecret(
+    tenant_id="t", client_id="c", client_secret="s", authority="https://a.test", scope="x/.default"
+)
+RELAYED = [spec for spec in ENDPOINTS if spec.action is Action.RELAY]
+CHAT = RELAYED[0]
+
+azure: Adapter = AzureOpenAI()
+
+
+def make_deployment(**changes):
+    fields = {
+        "name": "gpt4o-prod",
+        "provider": "azure",
+        "adapter": "azure-openai",
+        "api_base": "https://acme-west.openai.azure.com",
+        "api_version": "2024-10-21",
+        "provider_key_id": "pk",
+        "provider_key_name": "azure-prod",
+        "credential": KEY,
+    }
+    return Deployment(**(fields | changes))
+
+
+def build(document, *, spec=CHAT, stream=False, inject=True, token=None, forward=(), **changes):
+    return azure.build_call(
+        spec,
+        make_deployment(**changes),
+        payload=Payload(document=document, requested="alias", stream=stream),
+        inject_stream_options=inject,
+        token=token,
+        forward=forward,
+        deadlines=Deadlines(connect_s=1.0),
+    )
+
+
+def header(call, name):
+    values = [value for known, value in call.headers if known.lower() == name]
+    assert len(values) <= 1, f"{name} is sent more than once"
+    return values[0] if values else None
+
+
+@pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
+def test_a_dated_version_puts_the_deployment_into_the_path(spec):
+    call = build({"model": "alias"}, spec=spec)
+    assert call.url == (
+        "https://acme-west.openai.azure.com/openai/deployments/gpt4o-prod"
+        f"{spec.path}?api-version=2024-10-21"
+    )
+    assert call.method == "POST"
+    assert call.deadlines.connect_s == 1.0
+
+
+@pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
+def test_v1_puts_the_deployment_into_the_body_only(spec):
+    call = build({"model": "alias"}, spec=spec, api_version="v1", api_base="http://gw.test/west")
+    assert call.url == f"http://gw.test/west/openai/v1{spec.path}"
+    assert json.loads(call.body)["model"] == "gpt4o-prod"
+
+
+def test_an_operation_without_deployment_has_none_in_its_path():
+    spec = EndpointSpec(operation="responses", method="POST", path="/responses")
+    call = build({}, spec=spec, api_version="2025-03-01-preview")
+    assert call.url.endswith("azure.com/openai/responses?api-version=2025-03-01-preview")
+
+
+def test_a_resource_key_is_sent_as_api_key_and_nothing_else():
+    call = build({}, token="unused")
+    assert header(call, "api-key") == "hunter2"
+    assert header(call, "authorization") is None
+
+
+def test_a_token_is_sent_as_bearer_and_nothing_else():
+    call = build({}, credential=APP, token="eyJtoken")
+    assert header(call, "authorization") == "Bearer eyJtoken"
+    assert header(call, "api-key") is None
+
+
+@pytest.mark.parametrize(("credential", "token"), [(None, "t"), (APP, None), (APP, "")])
+def test_without_anything_to_authenticate_with_no_call_is_made(credential, token):
+    with pytest.raises(CredentialUnusable):
+        build({}, credential=credential, token=token)
+
+
+@pytest.mark.parametrize(
+    ("stream", "accept"), [(True, "text/event-stream"), (False, "application/json")]
+)
+def test_own_headers_say_what_is_sent_and_wanted(stream, accept):
+    call = build({}, stream=stream, forward=[("x-aisix-request-id", "r-1")])
+    assert header(call, "accept") == accept
+    assert header(call, "content-type") == "application/json"
+    assert header(call, "accept-encoding") == "identity"
+    assert header(call, "user-agent").startswith("aisix/")
+    assert header(call, "x-aisix-request-id") == "r-1"
+
+
+def test_forwarded_headers_never_replace_or_break_ours():
+    forward = [
+        ("openai-beta", "x"),
+        ("Authorization", "Bearer caller"),
+        ("API-KEY", "caller"),
+        ("x-api-key", "caller"),
+        ("Cookie", "a=b"),
+        ("Host", "evil.test"),
+        ("Accept-Encoding", "gzip"),
+        ("x-split", "a\r\napi-key: caller"),
+        ("x-é", "a"),
+        ("x-utf", "é"),
+    ]
+    call = build({}, forward=forward)
+    assert header(call, "openai-beta") == "x"
+    assert len(call.headers) == 6
+    assert "caller" not in repr(list(call.headers))
+
+
+def test_a_call_shows_neither_its_url_nor_its_key():
+    assert "hunter2" not in repr(build({}))
+
+
+def test_the_model_is_replaced_in_place_and_the_rest_kept_in_order():
+    document = {"x_new": [1, None], "model": "alias", "messages": [{"role": "developer"}], "n": 2}
+    kept = copy.deepcopy(document)
+    call = build(document)
+    assert list(json.loads(call.body).items()) == [
+        ("x_new", [1, None]),
+        ("model", "gpt4o-prod"),
+        ("messages", [{"role": "developer"}]),
+        ("n", 2),
+    ]
+    assert document == kept
+
+
+def test_a_missing_model_is_added():
+    assert json.loads(build({"input": "x"}).body) == {"input": "x", "model": "gpt4o-prod"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "upstream"),
+    [
+        ({}, {"include_usage": True}),
+        ({"stream_options": None}, {"include_usage": True}),
+        ({"stream_options": {"include_usage": False}}, {"include_usage": True}),
+        (
+            {"stream_options": {"include_obfuscation": False}},
+            {"include_obfuscation": False, "include_usage": True},
+        ),
+    ],
+)
+def test_a_stream_always_asks_for_usage(sent, upstream):
+    document = {"stream": True, **sent}
+    kept = copy.deepcopy(document)
+    assert json.loads(build(document, stream=True).body)["stream_options"] == upstream
+    assert document == kept
+
+
+def test_an_old_version_gets_no_stream_options_not_even_the_callers():
+    document = {"stream": True, "stream_options": {"include_usage": True}}
+    body = json.loads(build(document, stream=True, inject=False).body)
+    assert body == {"stream": True, "model": "gpt4o-prod"}
+
+
+@pytest.mark.parametrize("inject", [True, False])
+def test_without_a_stream_the_stream_options_are_the_callers_affair(inject):
+    body = json.loads(build({"stream_options": {"a": 1}}, inject=inject).body)
+    assert body["stream_options"] == {"a": 1}
+    assert "stream_options" not in json.loads(build({}, inject=inject).body)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/ \u2028 é 😀 \x00 \x7f",
+        "lone \ud800 surrogate",
+        123456789012345678901234567890,
+        -0.0,
+        1.0,
+        0.1,
+        5e-324,
+        None,
+        [[[]]],
+        {"": {"é\udfff": "<&>"}},
+    ],
+)
+def test_every_json_value_arrives_as_it_was(value):
+    body = build({"value": value}).body
+    again = json.loads(body)["value"]
+    assert again == value
+    assert type(again) is type(value)
+
+
+def test_text_is_sent_as_utf8_without_needless_escapes():
+    assert build({"t": "é/"}).body == '{"t":"é/","model":"gpt4o-prod"}'.encode()
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), nested(5000)])
+def test_what_json_cannot_say_is_the_callers_mistake(value):
+    with pytest.raises(BadRequest, match="request payload is invalid"):
+        build({"value": value})
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a?b", "a\r\nb"])
+def test_a_deployment_name_is_checked_at_every_call(name):
+    with pytest.raises(UpstreamMisconfigured, match="invalid upstream configuration"):
+        build({}, name=name)
+
+
+def test_what_operators_write_is_checked_through_the_adapter():
+    assert azure.name == "azure-openai"
+    assert azure.parse_api_base("acme") == "https://acme.openai.azure.com"
+    assert azure.parse_api_version(None) == "2024-10-21"
+    assert azure.parse_secret("k") == ResourceKey(key="k")
+    azure.check_deployment_name("gpt-4.1")
+    with pytest.raises(FieldError):
+        azure.check_deployment_name("a/b")
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values), st.booleans(), st.booleans())
+def test_any_document_arrives_with_only_our_changes(document, stream, inject):
+    document.pop("stream_options", None)
+    body = json.loads(build(document, stream=stream, inject=inject).body)
+    expected = {**document, "model": "gpt4o-prod"}
+    if stream and inject:
+        expected["stream_options"] = {"include_usage": True}
+    assert body == expected
