@@ -1,0 +1,198 @@
+"""Any cut of any Azure stream: the same bytes out, the same usage, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aisix.core.endpoints import ENDPOINTS
+from aisix.core.exchange import Usage
+from aisix.errors import UpstreamBroken
+from aisix.relay.rewrite import DONE, EXTENSION_FIELDS, StreamRewriter, rewrite_answer
+from aisix.relay.sse import SseSplitter
+from aisix.usage.meter import UsageMeter
+from tests.support.azure_streams import AzureStream, azure_streams, cut, line_ended, to_wire
+
+CHAT = next(spec for spec in ENDPOINTS if spec.operation == "chat_completions")
+
+cuts = st.lists(st.integers(0, 2**20), max_size=30)
+
+
+def relayed(
+    pieces: list[bytes], *, include_usage: bool = False, keep: bool = False
+) -> tuple[bytes, str | None, Usage]:
+    """Output, kind of failure and metered usage of a stream that arrives in `pieces`."""
+    meter = UsageMeter(CHAT)
+    rewriter = StreamRewriter(
+        CHAT,
+        alias_name="my-gpt",
+        include_usage=include_usage,
+        keep_extensions=keep,
+        observe=meter.observe,
+    )
+    splitter = SseSplitter()
+    out = b""
+    failure = None
+    try:
+        for piece in pieces:
+            for event in splitter.feed(piece):
+                out += rewriter.feed(event)
+        for event in splitter.finish():
+            out += rewriter.feed(event)
+        out += rewriter.end()
+    except UpstreamBroken as error:
+        failure = error.kind
+    return out, failure, meter.usage(11)
+
+
+def documents(wire: bytes) -> list[Any]:
+    found = []
+    for event in SseSplitter().feed(wire):
+        try:
+            found.append(json.loads(event.data or b""))
+        except ValueError:
+            continue
+    return found
+
+
+@given(wire=st.binary(max_size=200) | azure_streams().map(to_wire), at=cuts)
+def test_joined_events_are_the_bytes_that_came(wire: bytes, at: list[int]) -> None:
+    splitter = SseSplitter()
+    raws = [event.raw for piece in cut(wire, at) for event in splitter.feed(piece)]
+    ends = splitter.finish()
+    joined = b"".join(raws) + b"".join(event.raw for event in ends)
+    if ends and not ends[-1].complete:
+        joined = joined.removesuffix(b"\n") if wire.endswith(b"\n") else joined[:-2]
+    assert joined == wire.removeprefix(b"\xef\xbb\xbf") or b"\xef\xbb\xbf".startswith(wire)
+
+
+@given(
+    wire=st.lists(
+        st.sampled_from([b"\n", b"\r", b"\r\n", b"data: a", b"data:b", b":c", b"event: d"]),
+        max_size=24,
+    ).map(b"".join),
+    at=cuts,
+)
+def test_events_do_not_depend_on_the_cut_for_any_line_ends(wire: bytes, at: list[int]) -> None:
+    def events(pieces: list[bytes]) -> list[Any]:
+        splitter = SseSplitter()
+        found = [event for piece in pieces for event in splitter.feed(piece)]
+        return found + splitter.finish()
+
+    whole = events([wire])
+    assert events(cut(wire, at)) == whole
+    assert events([wire[place : place + 1] for place in range(len(wire))]) == whole
+
+
+@given(data=st.data(), stream=azure_streams() | azure_streams(clean=False), at=cuts)
+def test_output_and_usage_do_not_depend_on_the_cut(
+    data: st.DataObject, stream: AzureStream, at: list[int]
+) -> None:
+    wire = data.draw(line_ended(to_wire(stream, ascii_only=data.draw(st.booleans()))))
+    include_usage, keep = data.draw(st.booleans()), data.draw(st.booleans())
+    whole = relayed([wire], include_usage=include_usage, keep=keep)
+    assert relayed(cut(wire, at), include_usage=include_usage, keep=keep) == whole
+
+
+@given(data=st.data(), stream=azure_streams())
+def test_line_ends_do_not_change_what_the_caller_reads(
+    data: st.DataObject, stream: AzureStream
+) -> None:
+    wire = to_wire(stream)
+    out, failure, usage = relayed([data.draw(line_ended(wire))])
+    expected_out, expected_failure, expected_usage = relayed([wire])
+    assert out.replace(b"\r\n", b"\n") == expected_out
+    assert (failure, usage) == (expected_failure, expected_usage)
+
+
+@given(stream=azure_streams(), include_usage=st.booleans(), keep=st.booleans())
+def test_rewriting_twice_changes_nothing_more(
+    stream: AzureStream, include_usage: bool, keep: bool
+) -> None:
+    once, failure, _ = relayed([to_wire(stream)], include_usage=include_usage, keep=keep)
+    assert failure is None
+    twice, failure, _ = relayed([once], include_usage=include_usage, keep=keep)
+    assert (twice, failure) == (once, None)
+
+
+@given(stream=azure_streams())
+def test_a_clean_stream_ends_in_one_end_mark(stream: AzureStream) -> None:
+    out, failure, _ = relayed([to_wire(stream)])
+    assert failure is None
+    assert out.endswith(DONE)
+    assert out.count(b"\n" + DONE) <= 1
+
+
+@given(stream=azure_streams(clean=False))
+def test_an_unfinished_stream_gets_no_end_mark(stream: AzureStream) -> None:
+    out, failure, _ = relayed([to_wire(stream)])
+    assert failure == "cut"
+    assert not out.endswith(DONE)
+
+
+@given(stream=azure_streams(), include_usage=st.booleans())
+def test_nothing_but_extensions_usage_and_empty_chunks_is_lost(
+    stream: AzureStream, include_usage: bool
+) -> None:
+    """The output, said the long way: strip every document, drop what then says nothing."""
+    expected = []
+    identity: dict[str, Any] = {}
+    for document in documents(to_wire(stream)):
+        if "choices" not in document:
+            expected.append(document)
+            continue
+        identity = identity or ({**document} if document["id"] else {})
+        plain = {name: value for name, value in document.items() if name not in EXTENSION_FIELDS}
+        if not include_usage:
+            plain.pop("usage", None)
+        plain["choices"] = [
+            {name: value for name, value in choice.items() if name not in EXTENSION_FIELDS}
+            for choice in document["choices"]
+        ]
+        late = [choice for choice in plain["choices"] if "delta" not in choice]
+        if late and late[0]["finish_reason"]:
+            late[0]["delta"] = {}
+            plain |= {name: identity[name] for name in ("id", "object", "created")}
+        elif late or (not plain["choices"] and plain.get("usage") is None):
+            continue
+        expected.append({**plain, "model": "my-gpt"})
+    out, _, _ = relayed([to_wire(stream)], include_usage=include_usage)
+    assert documents(out) == expected
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**80), 2**80)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(["model", "content_filters"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    extra=st.dictionaries(
+        st.text(max_size=5).filter(lambda name: name != "error"), json_values, max_size=4
+    ),
+    model=st.text(max_size=6),
+    padding=st.sampled_from(["", " " * 2000]),
+    ascii_only=st.booleans(),
+)
+def test_a_whole_answer_keeps_all_but_the_model(
+    extra: dict[str, Any], model: str, padding: str, ascii_only: bool
+) -> None:
+    document = {"padding": padding, **extra, "model": model}
+    body = json.dumps(document, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    out = rewrite_answer(
+        body, CHAT, alias_name="my/é", keep_extensions=True, observe=lambda seen: None
+    )
+    assert json.loads(out) == {**document, "model": "my/é"}

@@ -1,0 +1,130 @@
+"""What the meter reads, estimates and remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aisix.core.endpoints import ENDPOINTS, OTHER, EndpointSpec
+from aisix.core.exchange import Usage
+from aisix.usage.meter import UsageMeter, parse_usage
+from tests.support.azure_streams import delta, frame, prompt_annotation, usage_block
+
+SPECS = {spec.operation: spec for spec in ENDPOINTS}
+CHAT, EMBEDDINGS = SPECS["chat_completions"], SPECS["embeddings"]
+
+
+def metered(*documents: dict[str, Any], spec: EndpointSpec = CHAT) -> UsageMeter:
+    meter = UsageMeter(spec)
+    for document in documents:
+        meter.observe(document)
+    return meter
+
+
+def estimated_completion(*documents: dict[str, Any]) -> int:
+    usage = metered(*documents).usage(10)
+    assert usage.estimated
+    assert usage.total_tokens == 10 + usage.completion_tokens
+    return usage.completion_tokens
+
+
+def test_every_count_of_a_full_block_is_read() -> None:
+    assert metered({"usage": usage_block(10, 6)}).usage(99) == Usage(
+        prompt_tokens=10,
+        completion_tokens=6,
+        total_tokens=16,
+        cached_tokens=5,
+        reasoning_tokens=3,
+    )
+
+
+def test_embeddings_have_no_completion() -> None:
+    document = {"model": "emb", "data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
+    usage = metered(document, spec=EMBEDDINGS).usage(1)
+    assert usage == Usage(prompt_tokens=8, total_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("block", "usage"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 4}, Usage(3, 4, 7)),
+        ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 9}, Usage(3, 4, 9)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": None}, Usage(3, 0, 3)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, Usage(3, 0, 3)),
+        ({"prompt_tokens": 3, "completion_tokens_details": [1]}, Usage(3, 0, 3)),
+        ({"prompt_tokens": "3", "completion_tokens": 4.0, "total_tokens": True}, None),
+        ({"prompt_tokens": -1, "total_tokens": 2**60}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({}, None),
+        ([], None),
+        (5, None),
+    ],
+)
+def test_blocks_of_any_shape_are_read_or_skipped(block: Any, usage: Usage | None) -> None:
+    assert parse_usage(block) == usage
+
+
+def test_usage_is_taken_from_any_chunk_and_merged_by_the_larger_count() -> None:
+    meter = metered(
+        delta({"content": "x"}, usage=None),
+        delta({}, finish_reason="stop", usage={"prompt_tokens": 5, "completion_tokens": 1}),
+        frame(choices=[], usage={"prompt_tokens": 5, "completion_tokens": 9}),
+        frame(choices=[], usage="junk"),
+    )
+    assert meter.usage(0) == Usage(prompt_tokens=5, completion_tokens=9, total_tokens=14)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"content": "abcd"}, 1),
+        ({"content": "abcde"}, 2),
+        ({"content": "日本"}, 2),
+        ({"content": "\ud83d"}, 1),
+        ({"content": [{"type": "text", "text": "abcd"}, {"text": ["x"]}, 5]}, 1),
+        ({"refusal": "abcd"}, 1),
+        ({"reasoning_content": "abcd"}, 1),
+        ({"reasoning": "abcd", "reasoning_content": "abcd"}, 1),
+        ({"tool_calls": [{"function": {"arguments": "abcdefgh"}}, None, {"function": 1}]}, 2),
+        ({"tool_calls": [{"custom": {"input": "abcd"}}]}, 1),
+        ({"function_call": {"arguments": "abcd"}}, 1),
+        ({"content": "", "role": "assistant"}, 0),
+        ({"content": 5, "tool_calls": {}, "refusal": None}, 0),
+    ],
+)
+def test_the_estimate_counts_what_the_model_wrote(fields: dict[str, Any], tokens: int) -> None:
+    assert estimated_completion(delta(fields)) == tokens
+    assert estimated_completion({"choices": [{"message": fields}]}) == tokens
+
+
+def test_bytes_are_added_up_before_they_are_rounded() -> None:
+    assert estimated_completion(*[delta({"content": "a"})] * 5) == 2
+
+
+def test_the_text_of_completions_is_counted() -> None:
+    assert estimated_completion({"choices": [{"text": "abcd"}, {"text": "abcd"}]}) == 2
+
+
+def test_nothing_delivered_costs_the_prompt_only() -> None:
+    assert metered(prompt_annotation()).usage(7) == Usage(
+        prompt_tokens=7, total_tokens=7, estimated=True
+    )
+
+
+def test_the_served_model_is_the_first_name_and_the_finish_reason_the_last() -> None:
+    meter = metered(
+        prompt_annotation(),
+        delta({"content": "x"}),
+        {"model": "other", "choices": [{"finish_reason": "stop"}]},
+        {"model": None, "choices": [{"finish_reason": "content_filter"}]},
+        {"choices": [{"finish_reason": None}, {"finish_reason": 5}, None]},
+    )
+    assert meter.served_model == "gpt-4o-2024-08-06"
+    assert meter.finish_reason == "content_filter"
+
+
+def test_an_operation_without_usage_remembers_the_model_only() -> None:
+    meter = metered({"model": "m", "usage": usage_block(5, 5)}, spec=OTHER)
+    assert meter.served_model == "m"
+    assert meter.usage(0) == Usage(estimated=True)
