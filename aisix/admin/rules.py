@@ -1,0 +1,192 @@
+"""From a checked body to what is stored, and from what is stored to what is shown. Pure.
+
+Here are the rules a schema cannot say: which adapter a provider key means, whether that adapter
+can use the values, what a PUT keeps of the old resource. Whatever an adapter would refuse at
+request time is refused here, when the operator is looking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from aisix.admin.refusals import Refusal, invalid
+from aisix.admin.schemas import MASK, PROVIDER_KEYS
+from aisix.core.ports import Adapter, StoredResource
+from aisix.errors import FieldError
+
+AZURE_PROVIDER = "azure"
+AZURE_ADAPTER = "azure-openai"
+PREVIOUS_HASH = "previous_key_hash"
+PREVIOUS_EXPIRES = "previous_expires_at"
+_INTERNAL = frozenset({PREVIOUS_HASH, PREVIOUS_EXPIRES})
+
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", flags=re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a write will store."""
+
+    name: str
+    doc: dict[str, Any]
+    secret: str | None = field(default=None, repr=False)
+
+
+def draft_provider_key(
+    body: Mapping[str, Any], stored: StoredResource | None, *, adapters: Mapping[str, Adapter]
+) -> Draft:
+    """A provider key from its body; `stored` is the one it replaces. Raises Refusal."""
+    provider = body.get("provider", "")
+    adapter_name = _adapter_name(body.get("adapter"), provider, adapters)
+    adapter = adapters[adapter_name]
+    secret = _secret(body, stored)
+    if stored is None or secret != stored.secret or stored.doc.get("adapter") != adapter_name:
+        field_name = "/api_key" if "api_key" in body else "/secret"
+        with _at(field_name):
+            adapter.parse_secret(secret)
+    doc: dict[str, Any] = {
+        "display_name": body["display_name"],
+        "provider": provider,
+        "adapter": adapter_name,
+    }
+    with _at("/api_base"):
+        doc["api_base"] = adapter.parse_api_base(body.get("api_base"))
+    if "api_version" in body:
+        with _at("/api_version"):
+            doc["api_version"] = adapter.parse_api_version(body["api_version"])
+    return Draft(name=body["display_name"], doc=doc, secret=secret)
+
+
+def draft_model(
+    body: Mapping[str, Any],
+    provider_key: StoredResource | None,
+    *,
+    adapters: Mapping[str, Adapter],
+) -> Draft:
+    """A model from its body and the provider key it names. Raises Refusal."""
+    alias, deployment = body["display_name"], body["model_name"]
+    if provider_key is None:
+        raise invalid("/provider_key_id", "no provider key has this id; create it first")
+    if "*" in deployment and "*" not in alias:
+        raise invalid("/model_name", 'may contain "*" only when display_name does')
+    doc = dict(body)
+    adapter = adapters.get(provider_key.doc.get("adapter", ""))
+    if adapter is not None:
+        with _at("/model_name"):
+            # what a wildcard captures is known at request time only; any good text stands for it
+            adapter.check_deployment_name(deployment.replace("*", "x"))
+        if "api_version" in body:
+            with _at("/api_version"):
+                doc["api_version"] = adapter.parse_api_version(body["api_version"])
+    return Draft(name=alias, doc=doc)
+
+
+def draft_apikey(body: Mapping[str, Any], stored: StoredResource | None) -> Draft:
+    """A caller key from its body. A PUT without a key keeps the hash, and a rotation's grace."""
+    doc = {name: value for name, value in body.items() if name not in ("key", "key_hash")}
+    if "expires_at" in body:
+        with _at("/expires_at"):
+            parse_time(body["expires_at"])
+    if not doc.get("disabled"):
+        doc.pop("disabled", None)
+    if "key" in body:
+        key_hash = hash_key(body["key"])
+    elif "key_hash" in body:
+        key_hash = body["key_hash"].lower()
+    elif stored is not None:
+        key_hash = stored.name
+    else:
+        raise invalid("", 'exactly one of "key_hash" and "key" is required')
+    if stored is not None and key_hash == stored.name:
+        doc |= {name: stored.doc[name] for name in _INTERNAL if name in stored.doc}
+    return Draft(name=key_hash, doc={"key_hash": key_hash, **doc})
+
+
+def rotated_apikey(stored: StoredResource, plaintext: str, *, grace_until: float | None) -> Draft:
+    """The caller key with a new hash; the old one works until `grace_until`, if given."""
+    doc = {name: value for name, value in stored.doc.items() if name not in _INTERNAL}
+    doc["key_hash"] = hash_key(plaintext)
+    if grace_until is not None:
+        doc[PREVIOUS_HASH] = stored.name
+        doc[PREVIOUS_EXPIRES] = grace_until
+    return Draft(name=doc["key_hash"], doc=doc)
+
+
+def live_hashes(row: StoredResource, now: float) -> frozenset[str]:
+    """The hashes under which a caller key is known at `now`."""
+    previous, until = row.doc.get(PREVIOUS_HASH), row.doc.get(PREVIOUS_EXPIRES)
+    if isinstance(previous, str) and isinstance(until, (int, float)) and until > now:
+        return frozenset({row.name, previous})
+    return frozenset({row.name})
+
+
+def present(row: StoredResource) -> dict[str, Any]:
+    """A row as the admin API shows it: id, value, revision; no secret, no internals."""
+    value = {name: field for name, field in row.doc.items() if name not in _INTERNAL}
+    if row.kind == PROVIDER_KEYS:
+        value["secret"] = MASK
+    return {"id": row.id, "value": value, "revision": row.revision}
+
+
+def hash_key(plaintext: str) -> str:
+    """What is stored of a caller key."""
+    return hashlib.sha256(plaintext.encode()).hexdigest()
+
+
+def parse_time(text: str) -> float:
+    """UTC epoch seconds of an RFC 3339 time. Raises FieldError."""
+    if not _RFC3339.fullmatch(text):
+        raise FieldError("must be an RFC 3339 time with zone, such as 2030-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(text.upper()).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise FieldError("is no time that exists") from error
+
+
+def render_time(seconds: float) -> str:
+    """UTC epoch seconds as RFC 3339."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _adapter_name(given: str | None, provider: str, adapters: Mapping[str, Adapter]) -> str:
+    if given is not None:
+        return given
+    if provider == AZURE_PROVIDER and AZURE_ADAPTER in adapters:
+        return AZURE_ADAPTER
+    names = ", ".join(f'"{name}"' for name in adapters)
+    raise invalid("/adapter", f'is required unless provider is "azure"; must be one of {names}')
+
+
+def _secret(body: Mapping[str, Any], stored: StoredResource | None) -> str:
+    name = "api_key" if "api_key" in body else "secret"
+    given: str | None = body.get(name)
+    if given is not None and given != MASK:
+        return given
+    if stored is None:
+        raise invalid(f"/{name}", '"***" only stands for a stored secret; give the secret itself')
+    if stored.secret is None:
+        raise invalid("/secret", "the stored secret cannot be read; give it again")
+    return stored.secret
+
+
+class _at:  # noqa: N801 - reads as a preposition
+    """Turns an adapter's FieldError inside the block into a 400 at this field."""
+
+    def __init__(self, pointer: str) -> None:
+        self._pointer = pointer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FieldError):
+            refusal: Refusal = invalid(self._pointer, str(error))
+            raise refusal from None
