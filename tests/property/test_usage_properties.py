@@ -39,10 +39,18 @@ junk = st.recursive(
     max_leaves=20,
 )
 counts = st.integers(0, 10**6)
-blocks = st.fixed_dictionaries(
-    {"prompt_tokens": counts, "completion_tokens": counts},
-    optional={"prompt_tokens_details": st.none() | st.just({"cached_tokens": 1})},
-).map(lambda block: {**block, "total_tokens": block["prompt_tokens"] + block["completion_tokens"]})
+
+
+def make_block(prompt: int, completion: int, details: dict[str, int] | None) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": details,
+    }
+
+
+blocks = st.builds(make_block, counts, counts, st.none() | st.just({"cached_tokens": 1}))
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), junk, max_size=6), max_size=4))

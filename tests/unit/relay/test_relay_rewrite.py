@@ -224,7 +224,7 @@ def test_the_other_lines_of_an_edited_event_stay() -> None:
 
 
 def test_a_chunk_of_odd_types_is_relayed_and_does_no_harm() -> None:
-    odd = {
+    odd: dict[str, Any] = {
         "model": None,
         "id": 5,
         "choices": [None, 3, {"index": "x", "delta": "y"}, {"index": [], "text": 0, "delta": None}],
