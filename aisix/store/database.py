@@ -25,7 +25,7 @@ import aiosqlite
 from aisix.core.ports import StoreUnavailable
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 5.0
 
 _CAUSES = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space",
@@ -86,9 +86,15 @@ class Database:
 
     @classmethod
     async def open(
-        cls, path: Path | str, *, migrations: Sequence[Migration] | None = None
+        cls,
+        path: Path | str,
+        *,
+        migrations: Sequence[Migration] | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> Database:
         """Open or make the file, check it, and bring its schema up to date.
+
+        `busy_timeout_s` is how long a lock of another process is waited for.
 
         Missing folders are made with mode 0700, the file with 0600. Raises StoreUnavailable;
         nothing is overwritten then.
@@ -96,11 +102,11 @@ class Database:
         known = load_migrations() if migrations is None else migrations
         path = _make_file(path)
         with _translated(path):
-            writer = await _connect(path)
+            writer = await _connect(path, busy_timeout_s)
             try:
                 await _prepare(writer, path)
                 await _migrate(writer, path, known=known)
-                reader = await _connect(path)
+                reader = await _connect(path, busy_timeout_s)
                 await reader.execute("PRAGMA query_only=ON")
             except BaseException:
                 await writer.close()
@@ -149,8 +155,8 @@ async def _transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
         raise
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+async def _connect(path: Path, busy_timeout_s: float) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(path, isolation_level=None, timeout=busy_timeout_s)
     connection.row_factory = aiosqlite.Row
     return connection
 
