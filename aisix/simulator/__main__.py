@@ -24,6 +24,7 @@ from aisix.simulator.server import Simulator
 
 _PROGRAM = "aisix.simulator"
 _DEFAULT_PORT = 4010
+_LAST_PORT = 65_535
 
 
 class _Unusable(Exception):
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=__version__)
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    add("--port", type=int, default=_DEFAULT_PORT, help="0 = any free one (default %(default)s)")
+    add("--port", type=_port, default=_DEFAULT_PORT, help="0 = any free one (default %(default)s)")
     add("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate chain")
     add("--tls-key", metavar="PEM", help="its private key")
     add("--api-key", action="append", metavar="KEY", help="a resource key (default simulator-key)")
@@ -63,6 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}, not {text!r}")
     return int(text)
 
 
@@ -131,8 +138,8 @@ async def serve(options: SimulatorOptions) -> None:
     simulator = Simulator(options)
     try:
         simulator.start()
-    except (OSError, OverflowError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         where = f"{options.host}:{options.port}"
         raise _Unusable(f"cannot listen on {where}: {why} (choose another with --port)") from error
     print(f"simulator listening on {simulator.url}", flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# phase: receiving → scripted (delays) → hanging | stalled → sending → done
+# phase: receiving → answering → delayed | hanging | sending | stalled → done
 DONE = "done"
 # outcome: what became of it once done
 COMPLETED = "completed"  # the whole answer went out
@@ -102,6 +102,8 @@ class Journal:
 
     def changed(self) -> None:
         """Wake those whose condition now holds."""
+        if not self._waiters:
+            return
         for waiter in list(self._waiters):
             found = self.matching(waiter.predicate)
             if len(found) >= waiter.count:

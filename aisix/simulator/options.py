@@ -46,7 +46,7 @@ class SimulatorOptions:
     host: str = "127.0.0.1"
     port: int = 0
     tls: ssl.SSLContext | None = None
-    send_buffer_bytes: int | None = None  # SO_SNDBUF of connections, to see backpressure early
+    send_buffer_bytes: int | None = None  # SO_SNDBUF; below 128 KiB loopback crawls
     max_body_bytes: int = 1024 * 1024 * 1024
     # resource
     api_keys: frozenset[str] = frozenset({"simulator-key"})

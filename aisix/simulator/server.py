@@ -238,6 +238,7 @@ class _Exchange(HTTPMessageDelegate):
     def data_received(self, chunk: bytes) -> None:
         self._body += chunk
         self._record.body_bytes += len(chunk)
+        self._simulator.journal.changed()
 
     def finish(self) -> None:
         body = bytes(self._body)
@@ -268,7 +269,7 @@ class _Exchange(HTTPMessageDelegate):
                 answer, script = self._answer(body)
             else:
                 answer, script = await self._control(body), NORMAL
-            self._record.phase = "scripted"
+            self._record.phase = "answering"
             error = b"" if script.fail is None else faults.stream_error(self._occasion(script))
             outcome = await wire.play(answer, script, keep_alive=self._keep_alive, error=error)
         except CallerLeft:

@@ -101,7 +101,7 @@ class Wire:
             keep_alive = keep_alive and not script.close
             await self._head(answer, script, keep_alive=keep_alive)
             if script.gap:
-                await self.pause(script.gap / 1000)
+                await self._delay(script.gap / 1000)
             if answer.events is None:
                 await self._play_body(answer.body, script)
             else:
@@ -124,24 +124,31 @@ class Wire:
         if self._left.done():
             raise CallerLeft
 
-    async def _hold(self, phase: str) -> None:
-        before, self._record.phase = self._record.phase, phase
-        released = self._gate.enter()
+    async def _delay(self, seconds: float) -> None:
+        self._enter("delayed")
+        await self.pause(seconds)
+        self._enter("sending")
+
+    def _enter(self, phase: str) -> None:
+        self._record.phase = phase
         self._journal.changed()
+
+    async def _hold(self, phase: str) -> None:
+        released = self._gate.enter()
+        self._enter(phase)
         try:
             await asyncio.wait((self._left, released), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._gate.leave(released)
         if self._left.done():
             raise CallerLeft
-        self._record.phase = before
-        self._journal.changed()
+        self._enter("sending")
 
     # --- the head -------------------------------------------------------------------------------
 
     async def _before_head(self, script: Script) -> None:
         if script.slow:
-            await self.pause(script.slow / 1000)
+            await self._delay(script.slow / 1000)
         if script.hang:
             await self._hold("hanging")
         if script.drop:
@@ -168,7 +175,7 @@ class Wire:
         lines += [f"{name}: {value}" for name, value in headers]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
         self._record.status = answer.status
-        self._record.phase = "sending"
+        self._enter("sending")
         if script.halfhead:
             await self._raw(head[: len(head) // 2])
             raise BrokenOff
@@ -210,6 +217,7 @@ class Wire:
                 await self.pause(script.d / 1000)
             await self._emit(_dressed(event, script))
             self._record.events_sent += 1
+            self._journal.changed()
 
     async def _strike(self, what: str, half: bytes) -> bool:
         """Do what the script says at this point; False when the body is to end here."""

@@ -98,7 +98,8 @@ class Answered:
         while b"\r\n" in rest:
             size, _, rest = rest.partition(b"\r\n")
             chunk, rest = rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-            chunks.append(chunk)
+            if chunk:  # the last one, of no length, only ends the body
+                chunks.append(chunk)
         return chunks
 
     @property
