@@ -14,7 +14,8 @@ from aisix.core.exchange import Exchange, Payload, Phase, Timings
 from aisix.core.request import InboundRequest
 from aisix.core.snapshot import Snapshot
 from aisix.errors import CallerDeparted, UpstreamBroken, UpstreamTimeout
-from aisix.relay.pump import HEARTBEAT, Relay, error_event
+from aisix.relay.keepalive import HEARTBEAT
+from aisix.relay.pump import Relay, error_event
 from aisix.relay.rewrite import DONE
 from aisix.usage.meter import UsageMeter
 from tests.support.azure_streams import (
@@ -366,6 +367,15 @@ async def test_a_stream_of_comments_alone_is_ended_on_an_endpoint_without_end_ru
     assert case.reply.finished
 
 
+@pytest.mark.gen_test
+async def test_an_empty_stream_stays_empty_on_an_endpoint_without_end_rule() -> None:
+    case = Case(ScriptedAnswer(), exchange=make_exchange(OTHER))
+    await case.run()
+    assert case.reply.status == 200
+    assert case.reply.writes == []
+    assert case.reply.finished
+
+
 @pytest.mark.parametrize(
     "after", [b"", WORD, UpstreamBroken("cut", kind="cut"), UpstreamTimeout("idle", phase="idle")]
 )
@@ -382,6 +392,19 @@ async def test_an_upstream_that_never_ends_after_the_end_mark_holds_nobody_up() 
     case = Case(ScriptedAnswer(WORD, STOP + DONE, asyncio.Event()))
     await case.run()
     assert case.reply.finished
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_hangs_up_after_the_end_mark_was_served() -> None:
+    case = Case(ScriptedAnswer(WORD, STOP + DONE, asyncio.Event()))
+    running = asyncio.create_task(case.run())
+    await case.reply.until(2)
+    await turns(3)
+    assert case.reply.finished
+    running.cancel()
+    await running
+    assert case.answer.cancelled_reads == 1
+    assert running.cancelling() == 0
 
 
 @pytest.mark.gen_test
@@ -479,6 +502,49 @@ async def test_an_event_waits_for_the_heartbeat_that_is_being_written() -> None:
     await running
     assert case.reply.writes[0] == HEARTBEAT
     assert case.reply.body.endswith(DONE)
+
+
+@pytest.mark.gen_test
+async def test_an_event_behind_a_heartbeat_that_fails_is_not_written() -> None:
+    gate = asyncio.Event()
+    case = Case(ScriptedAnswer(gate, WORD), keepalive_s=SHORT_S, reply=RecordedReply(fail_at=1))
+    case.reply.gate.clear()
+    running = asyncio.create_task(case.run())
+    await case.reply.started.wait()
+    gate.set()
+    await turns(5)
+    case.reply.gate.set()
+    with pytest.raises(CallerDeparted):
+        await running
+    assert case.reply.writes == []
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_arrives_as_a_heartbeat_fails_is_not_written() -> None:
+    gate = asyncio.Event()
+    case = Case(ScriptedAnswer(gate, WORD), keepalive_s=SHORT_S, reply=RecordedReply(fail_at=1))
+    case.reply.gate.clear()
+    running = asyncio.create_task(case.run())
+    await case.reply.started.wait()
+    case.reply.gate.set()
+    asyncio.get_running_loop().call_soon(gate.set)  # right behind the failing heartbeat
+    with pytest.raises(CallerDeparted):
+        await running
+    assert case.reply.writes == []
+
+
+@pytest.mark.gen_test
+async def test_a_write_moves_the_next_heartbeat_but_does_not_lose_it() -> None:
+    """The timer of the first silence fires into a stream that has spoken since."""
+    spoke, done = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().call_later(0.03, spoke.set)
+    case = Case(ScriptedAnswer(spoke, WORD, done, STOP, DONE), keepalive_s=0.05)
+    running = asyncio.create_task(case.run())
+    await case.reply.until(2)
+    assert case.reply.writes[-1] == HEARTBEAT
+    done.set()
+    await running
+    assert len(documents(case.reply.body)) == 2
 
 
 @pytest.mark.gen_test

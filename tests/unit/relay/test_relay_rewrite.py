@@ -148,6 +148,14 @@ def test_a_late_filter_verdict_is_kept_in_the_form_of_the_stream() -> None:
     assert rewriter.complete
 
 
+def test_a_finish_without_delta_keeps_an_identity_of_its_own() -> None:
+    late: dict[str, Any] = {"id": "own", "object": "o", "created": 7, "model": "m"}
+    late["choices"] = [{"index": 0, "finish_reason": "stop"}]
+    document = seen(feed(make_rewriter(), delta({"content": "x"}), late))[-1]
+    assert (document["id"], document["object"], document["created"]) == ("own", "o", 7)
+    assert document["choices"][0]["delta"] == {}
+
+
 def test_a_late_filter_verdict_of_a_completion_has_an_empty_text() -> None:
     rewriter = make_rewriter(COMPLETIONS)
     first = {"id": "cmpl-1", "object": "text_completion", "created": 5, "model": "m"}
