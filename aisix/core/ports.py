@@ -202,8 +202,17 @@ class Recorder(Protocol):
     def exchange_ended(self, exchange: Exchange) -> None:
         """An exchange was settled: the one place requests, tokens and latencies are counted."""
 
-    def attempt_ended(self, deployment: Deployment, alias_name: str, *, ok: bool) -> None:
-        """One attempt reached the upstream and came back, well or not."""
+    def attempt_ended(
+        self,
+        deployment: Deployment,
+        alias_name: str,
+        *,
+        ok: bool,
+        status: int | None = None,
+        reached: bool = True,
+    ) -> None:
+        """One attempt is over, well or not. `status` is Azure's, None when no answer began;
+        `reached` says whether the request got there at all."""
 
     def auth_decided(self, *, allowed: bool, reason: str) -> None:
         """A caller credential was judged."""
