@@ -1,0 +1,92 @@
+"""libcurl's error numbers in the words of `aisix.errors`: one table. Pure.
+
+The caller's `message` is fixed text: libcurl's own names the host. That text goes into `detail`,
+with the host and without the query, for the log. Whether a failure means "unreachable" or "broken"
+depends on one thing only: had the head of an answer arrived?
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pycurl
+
+from aisix.core.ports import UpstreamCall
+from aisix.errors import (
+    UpstreamBroken,
+    UpstreamFailed,
+    UpstreamMisconfigured,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+
+CUT = "upstream connection broke before the answer was complete"
+UNANSWERED = "upstream closed the connection without an answer"
+UNREADABLE = "upstream answer is not valid HTTP"
+CLOSING = "the gateway is shutting down"
+
+_E_TOO_LARGE = 100  # CURLE_TOO_LARGE: a header block beyond libcurl's bound; pycurl has no name
+
+_CERTIFICATE = "upstream TLS certificate could not be verified"
+_UNREACHABLE = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "upstream host name could not be resolved",
+    pycurl.E_COULDNT_CONNECT: "could not connect to the upstream",
+    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake with the upstream failed",
+    pycurl.E_PEER_FAILED_VERIFICATION: _CERTIFICATE,
+    pycurl.E_SSL_ISSUER_ERROR: _CERTIFICATE,
+    pycurl.E_SSL_CACERT_BADFILE: _CERTIFICATE,
+    pycurl.E_GOT_NOTHING: UNANSWERED,
+    pycurl.E_SEND_ERROR: UNANSWERED,
+    pycurl.E_RECV_ERROR: UNANSWERED,
+    pycurl.E_PARTIAL_FILE: UNANSWERED,
+    pycurl.E_SEND_FAIL_REWIND: UNANSWERED,
+}
+_UNREADABLE = {
+    pycurl.E_FTP_WEIRD_SERVER_REPLY,  # its name for CURLE_WEIRD_SERVER_REPLY, of any protocol
+    pycurl.E_UNSUPPORTED_PROTOCOL,  # our scheme was checked, so this is an HTTP/0.9 answer
+    pycurl.E_BAD_CONTENT_ENCODING,
+    _E_TOO_LARGE,
+}
+_UNREADABLE_TEXTS = ("chunked-encoding", "Too large response headers", "101 response")
+"""Malformed answers that libcurl 8.23 reports as a plain E_RECV_ERROR, known by their text."""
+
+
+def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> UpstreamFailed:
+    """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived."""
+    detail = f"curl {code}: {text} [{_place(call.url)}]"
+    if code == pycurl.E_OPERATION_TIMEDOUT:  # the only timeout that libcurl keeps for us
+        return timed_out("connect", call.deadlines.connect_s, call)
+    if code == pycurl.E_URL_MALFORMAT:
+        return misconfigured("the upstream address is not a valid URL")
+    if code in _UNREADABLE or any(known in text for known in _UNREADABLE_TEXTS):
+        return UpstreamBroken(UNREADABLE, kind="decode", detail=detail)
+    if answered:
+        return UpstreamBroken(CUT, kind="cut", detail=detail)
+    message = _UNREACHABLE.get(code, "the upstream could not be reached")
+    return UpstreamUnreachable(message, detail=detail)
+
+
+def unanswered(call: UpstreamCall) -> UpstreamUnreachable:
+    """A connection that ended properly, but before a whole head."""
+    return UpstreamUnreachable(
+        UNANSWERED, detail=f"the connection ended inside the head [{_place(call.url)}]"
+    )
+
+
+def timed_out(phase: str, seconds: float, call: UpstreamCall) -> UpstreamTimeout:
+    """A deadline of `call` passed."""
+    return UpstreamTimeout(
+        f"upstream request timed out after {round(seconds * 1000)}ms",
+        phase=phase,
+        detail=f"{phase} deadline of {seconds:g} s passed [{_place(call.url)}]",
+    )
+
+
+def misconfigured(reason: str) -> UpstreamMisconfigured:
+    """What is stored cannot be sent; `reason` echoes none of it."""
+    return UpstreamMisconfigured(f"invalid upstream configuration: {reason}", should_retry=False)
+
+
+def _place(url: str) -> str:
+    """Scheme, host and path of a URL, for the log."""
+    return urlsplit(url)._replace(query="", fragment="").geturl()

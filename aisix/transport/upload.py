@@ -1,0 +1,83 @@
+"""A request body that is pulled from an async source while it is sent. I/O: one feeding task.
+
+libcurl's read callback cannot await: with nothing at hand it pauses the transfer, and the feeder
+resumes it with the next piece. One piece is held at a time; the source is asked for another only
+when libcurl has taken all of the last. An error of the source ends the transfer and is raised to
+whoever opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pycurl
+
+
+class Upload:
+    """One source, one transfer."""
+
+    def __init__(
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        resume: Callable[[], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._source = source
+        self._resume = resume
+        self._fail = fail
+        self._piece = memoryview(b"")
+        self._ended = False
+        self._waiting = False
+        self._taken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to pull the source."""
+        self._task = asyncio.create_task(self._feed(), name="aisix.transport.upload")
+
+    def read(self, size: int) -> bytes | int:
+        """libcurl's read callback: at most `size` bytes, b"" at the end, or "pause"."""
+        if self._piece:
+            data = bytes(self._piece[:size])
+            self._piece = self._piece[size:]
+            if not self._piece:
+                self._taken.set()
+            return data
+        if self._ended:
+            return b""
+        self._waiting = True
+        return pycurl.READFUNC_PAUSE
+
+    async def stop(self) -> None:
+        """End the feeder and the source, wherever they are. Idempotent."""
+        task = self._task
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def _feed(self) -> None:
+        try:
+            async for piece in self._source:
+                if piece:
+                    self._taken.clear()
+                    self._piece = memoryview(piece)
+                    self._continue()
+                    await self._taken.wait()
+            self._ended = True
+            self._continue()
+        except Exception as error:  # handed on whole: the source belongs to our caller
+            self._fail(error)
+        finally:
+            # a source that is a generator would otherwise linger until it is collected
+            close = getattr(self._source, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _continue(self) -> None:
+        if self._waiting:
+            # cleared first: libcurl may read, and pause, inside the call
+            self._waiting = False
+            self._resume()
