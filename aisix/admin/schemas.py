@@ -331,9 +331,11 @@ def _refuse_unbuilt(document: Mapping[str, Any], unbuilt: frozenset[str]) -> Non
             raise invalid(f"/{name}", "field is not supported by this version")
 
 
-def _rank(error: ValidationError) -> tuple[list[str], str]:
-    """Errors nearer to the root first; then by place, so that the answer is always the same."""
-    return [str(part) for part in error.absolute_path], str(error.validator)
+def _rank(error: ValidationError) -> tuple[list[str], bool, str]:
+    """By place, the root first; a wrong type before what follows from it. So the answer is always
+    the same one."""
+    place = [str(part) for part in error.absolute_path]
+    return place, error.validator != "type", str(error.validator)
 
 
 def _refusal(error: ValidationError) -> Refusal:
@@ -398,7 +400,9 @@ def _type_words(types: str | Sequence[str]) -> str:
 
 
 def _pointer(path: Iterable[Any]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    """A JSON pointer; names are the caller's, so control characters are escaped."""
+    names = (json.dumps(str(part))[1:-1] for part in path)
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
 
 
 def _tidy(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Rows become the snapshot; one bad row never takes the others down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aisix.admin.compiler import compile_snapshot
+from aisix.core.ports import StoredResource
+from aisix.core.resources import Fault, LimitPolicy, ResourceKey
+from tests.support.control import StubAdapter
+
+NOW = 1000.0
+
+
+def key_row(secret: str | None = "s", fault: str | None = None, **doc: Any) -> StoredResource:
+    plain = {"display_name": "azure", "provider": "azure", "adapter": "azure-openai"}
+    return StoredResource(
+        kind="provider_keys",
+        id="pk",
+        name="azure",
+        revision=1,
+        doc={**plain, "api_base": "https://acme", **doc},
+        secret=secret,
+        fault=fault,
+    )
+
+
+def model_row(id: str = "m", **doc: Any) -> StoredResource:
+    plain = {"display_name": id, "provider": "azure", "model_name": "dep", "provider_key_id": "pk"}
+    return StoredResource(
+        kind="models", id=id, name=id, revision=1, doc={**plain, **doc}, created_at=12.9
+    )
+
+
+def caller_row(id: str = "c", **doc: Any) -> StoredResource:
+    plain = {"key_hash": "aa" * 32, "allowed_models": ["m"]}
+    return StoredResource(kind="apikeys", id=id, name="aa" * 32, revision=1, doc={**plain, **doc})
+
+
+def compiled(*rows: StoredResource, adapter: StubAdapter | None = None):
+    adapters: Any = {"azure-openai": adapter or StubAdapter()}
+    return compile_snapshot(rows, adapters, revision=7, taken_at=NOW)
+
+
+def test_a_model_and_its_key_become_an_alias_with_its_deployment():
+    limits = {"rpm": 5, "tpm": 0}
+    model = model_row(timeout=1500, stream_timeout=0, rate_limit=limits)
+    result = compiled(key_row(), model)
+    alias = result.snapshot.aliases["m"]
+    assert result.problems == ()
+    assert (result.snapshot.revision, result.snapshot.taken_at) == (7, NOW)
+    assert (alias.timeout_s, alias.stream_timeout_s, alias.created) == (1.5, 0.0, 12)
+    assert alias.limits == LimitPolicy(rpm=5, tpm=0)
+    deployment = alias.deployment
+    assert deployment.credential == ResourceKey("s")
+    assert (deployment.name, deployment.api_base, deployment.api_version) == (
+        "dep",
+        "https://acme",
+        "2024-10-21",
+    )
+    assert (deployment.provider_key_id, deployment.provider_key_name) == ("pk", "azure")
+    assert deployment.fault is None
+
+
+def test_timeouts_that_are_not_set_are_left_to_the_gateway():
+    alias = compiled(key_row(), model_row()).snapshot.aliases["m"]
+    assert (alias.timeout_s, alias.stream_timeout_s) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("of_key", "of_model", "version"),
+    [({"api_version": "v1"}, {}, "v1"), ({"api_version": "v1"}, {"api_version": "v2"}, "v2")],
+)
+def test_the_model_api_version_wins_over_the_keys(of_key, of_model, version):
+    snapshot = compiled(key_row(**of_key), model_row(**of_model)).snapshot
+    assert snapshot.aliases["m"].deployment.api_version == version
+
+
+def test_wildcard_models_are_found_by_name():
+    snapshot = compiled(key_row(), model_row("gpt-*")).snapshot
+    found = snapshot.find("gpt-5")
+    assert found is not None
+    assert (found[0].name, found[1]) == ("gpt-*", "5")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "reason"),
+    [
+        (key_row(adapter="gone"), "configuration", "not built"),
+        (key_row(api_base="x?y"), "configuration", "must not have a query"),
+        (key_row(api_version="never"), "configuration", "is no version"),
+        (key_row(secret=None), "credential", "has no secret"),
+        (key_row(secret=None, fault="does not open"), "credential", "does not open"),
+        (key_row(secret="bad"), "credential", "is not usable"),
+    ],
+)
+def test_an_unusable_provider_key_makes_its_models_faulty_not_unknown(key, kind, reason):
+    adapter = StubAdapter()
+    adapter.refused = {"bad"}
+    result = compiled(key, model_row(), adapter=adapter)
+    deployment = result.snapshot.aliases["m"].deployment
+    assert isinstance(deployment.fault, Fault)
+    assert deployment.fault.kind == kind
+    assert reason in deployment.fault.reason
+    assert deployment.credential is None
+    assert len(result.problems) == 1
+    assert "models/m" in result.problems[0]
+
+
+def test_a_model_without_its_provider_key_is_faulty():
+    fault = compiled(model_row()).snapshot.aliases["m"].deployment.fault
+    assert fault is not None
+    assert "does not exist" in fault.reason
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        StoredResource(kind="models", id="b", name="b", revision=1, doc={}, fault="damaged"),
+        model_row("b", timeout="x"),
+        model_row("b", rate_limit={"rpm": "x"}),
+        model_row("b", rate_limit={"nonsense": 1}),
+        model_row("b", rate_limit=[]),
+        StoredResource(kind="apikeys", id="b", name="b", revision=1, doc={"key_hash": "x"}),
+        caller_row("b", expires_at="never"),
+        caller_row("b", expires_at=5),
+    ],
+)
+def test_a_row_that_cannot_be_understood_is_left_out_and_named(bad):
+    result = compiled(key_row(), bad, model_row(), caller_row())
+    assert list(result.snapshot.aliases) == ["m"]
+    assert [key.id for key in result.snapshot.keys_by_hash.values()] == ["c"]
+    assert len(result.problems) == 1
+    assert f"{bad.kind}/b is left out: " in result.problems[0]
+
+
+def test_a_caller_key_is_compiled_whole():
+    row = caller_row(
+        display_name="team",
+        rate_limit={"concurrency": 2},
+        expires_at="1970-01-01T01:00:00Z",
+        disabled=True,
+    )
+    key = compiled(row).snapshot.keys_by_hash["aa" * 32]
+    assert (key.id, key.display_name, key.allowed_models) == ("c", "team", ("m",))
+    assert (key.expires_at, key.disabled) == (3600.0, True)
+    assert key.limits == LimitPolicy(concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "until"),
+    [(None, NOW + 5), ("1970-01-01T00:16:42Z", 1002.0), ("1970-01-01T01:00:00Z", NOW + 5)],
+)
+def test_a_rotated_key_also_works_under_its_old_hash_while_the_grace_lasts(expires_at, until):
+    doc = {"previous_key_hash": "bb" * 32, "previous_expires_at": NOW + 5}
+    if expires_at:
+        doc["expires_at"] = expires_at
+    keys = compiled(caller_row(**doc)).snapshot.keys_by_hash
+    assert keys["bb" * 32].id == keys["aa" * 32].id == "c"
+    assert keys["bb" * 32].expires_at == until
+
+
+def test_an_ended_grace_is_not_compiled():
+    row = caller_row(previous_key_hash="bb" * 32, previous_expires_at=NOW)
+    assert list(compiled(row).snapshot.keys_by_hash) == ["aa" * 32]

@@ -1,0 +1,233 @@
+"""What a schema cannot say: adapters, secrets, kept values."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from aisix.admin import rules
+from aisix.admin.refusals import Refusal, in_use
+from aisix.core.ports import StoredResource
+from tests.support.control import AZURE_KEY, MODEL, StubAdapter
+
+ADAPTER = StubAdapter()
+ADAPTERS: Any = {"azure-openai": ADAPTER}
+
+
+def stored_key(**fields: Any) -> StoredResource:
+    doc = {"display_name": "azure-prod", "provider": "azure", "adapter": "azure-openai"}
+    values = {"kind": "provider_keys", "id": "1", "name": "azure-prod", "revision": 1, "doc": doc}
+    return StoredResource(**{**values, "secret": "old", **fields})
+
+
+def key_draft(stored: StoredResource | None = None, adapter: Any = None, **fields: Any):
+    body = {name: value for name, value in {**AZURE_KEY, **fields}.items() if value is not None}
+    return rules.draft_provider_key(body, stored, adapters={"azure-openai": adapter or ADAPTER})
+
+
+def refusal(call, *args, **fields) -> str:
+    with pytest.raises(Refusal) as caught:
+        call(*args, **fields)
+    assert caught.value.status == 400
+    return caught.value.message.removeprefix("schema validation failed at ")
+
+
+def test_a_provider_key_is_stored_in_normal_form_without_its_secret():
+    draft = key_draft(api_base="https://acme/", api_version="V1")
+    assert draft.doc == {
+        "display_name": "azure-prod",
+        "provider": "azure",
+        "adapter": "azure-openai",
+        "api_base": "https://acme",
+        "api_version": "v1",
+    }
+    assert draft.secret == "the-resource-key"
+    assert "the-resource-key" not in repr(draft)
+
+
+def test_api_key_is_another_name_of_secret():
+    assert key_draft(secret=None, api_key="other").secret == "other"
+
+
+def test_the_adapter_follows_from_the_provider_azure_only():
+    assert key_draft(adapter=None).doc["adapter"] == "azure-openai"
+    body = {"display_name": "k", "provider": "azure", "secret": "s", "api_base": "b"}
+    draft = rules.draft_provider_key(body, None, adapters=ADAPTERS)
+    assert draft.doc["adapter"] == "azure-openai"
+    for provider in ("openai", "", "Azure"):
+        said = refusal(
+            rules.draft_provider_key, {**body, "provider": provider}, None, adapters=ADAPTERS
+        )
+        assert said.startswith("/adapter: is required")
+        assert '"azure-openai"' in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"api_base": "https://acme?x"}, "/api_base: must not have a query"),
+        ({"api_base": None}, "/api_base: api_base is required"),
+        ({"api_version": "never"}, "/api_version: is no version"),
+    ],
+)
+def test_what_the_adapter_cannot_use_is_refused_at_its_field(fields, said):
+    assert refusal(key_draft, **fields) == said
+
+
+def test_an_unusable_secret_is_refused_under_the_name_it_was_given():
+    adapter = StubAdapter()
+    adapter.refused = {"bad"}
+    assert refusal(key_draft, adapter=adapter, secret="bad") == "/secret: is not usable"
+    said = refusal(key_draft, adapter=adapter, secret=None, api_key="bad")
+    assert said == "/api_key: is not usable"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"secret": None}, {"secret": "***"}, {"secret": None} | {"api_key": "***"}]
+)
+def test_a_put_without_secret_or_with_the_mask_keeps_the_stored_one(fields):
+    assert key_draft(stored_key(), **fields).secret == "old"
+
+
+def test_a_kept_secret_is_not_judged_again_unless_the_adapter_changes():
+    adapter = StubAdapter()
+    adapter.refused = {"old"}
+    assert key_draft(stored_key(), adapter, secret=None).secret == "old"
+    other = stored_key(doc={"adapter": "another"})
+    assert refusal(key_draft, other, adapter, secret=None) == "/secret: is not usable"
+
+
+def test_the_mask_is_no_secret_of_a_new_key():
+    assert refusal(key_draft, secret="***").startswith('/secret: "***" only stands for')
+
+
+def test_a_stored_secret_that_cannot_be_read_must_be_given_again():
+    said = refusal(key_draft, stored_key(secret=None, fault="damaged"), secret=None)
+    assert said == "/secret: the stored secret cannot be read; give it again"
+
+
+def test_a_model_needs_a_provider_key_that_exists():
+    body = {**MODEL, "provider_key_id": "none"}
+    said = refusal(rules.draft_model, body, None, adapters=ADAPTERS)
+    assert said.startswith("/provider_key_id: no provider key has this id")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model_name": "a b"}, "/model_name: must not contain spaces"),
+        ({"model_name": "a*"}, '/model_name: may contain "*" only when display_name does'),
+        ({"api_version": "never"}, "/api_version: is no version"),
+    ],
+)
+def test_a_model_is_judged_by_the_adapter_of_its_key(fields, said):
+    body = {**MODEL, "provider_key_id": "1", **fields}
+    assert refusal(rules.draft_model, body, stored_key(), adapters=ADAPTERS) == said
+
+
+def test_a_wildcard_model_may_capture_its_deployment():
+    body = {**MODEL, "display_name": "gpt-*", "model_name": "*", "provider_key_id": "1"}
+    draft = rules.draft_model({**body, "api_version": "V1"}, stored_key(), adapters=ADAPTERS)
+    assert draft.doc == {**body, "api_version": "v1"}
+
+
+def test_a_model_of_an_adapter_that_is_gone_is_left_to_the_compiler():
+    body = {**MODEL, "model_name": "a b", "provider_key_id": "1"}
+    assert rules.draft_model(body, stored_key(), adapters={}).name == "gpt-4o-azure"
+
+
+def test_a_plaintext_key_is_hashed_as_the_shell_does():
+    draft = rules.draft_apikey({"key": "sk-azure-caller", "allowed_models": []}, None)
+    assert draft.name == hashlib.sha256(b"sk-azure-caller").hexdigest()
+    assert "sk-azure-caller" not in repr(draft)
+
+
+def test_a_key_hash_is_stored_in_lower_case():
+    draft = rules.draft_apikey({"key_hash": "AB" * 32, "allowed_models": []}, None)
+    assert draft.doc["key_hash"] == draft.name == "ab" * 32
+
+
+def test_a_new_caller_key_without_hash_is_refused():
+    assert "exactly one" in refusal(rules.draft_apikey, {"allowed_models": []}, None)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2030-01-31",
+        "2030-01-31T12:00:00",
+        "tomorrow",
+        "2030-13-01T00:00:00Z",
+        "20300131T120000Z",
+        "2030-01-31T12:00:00+0100",
+        "2030-01-31T25:00:00Z",
+        "٢030-01-31T12:00:00Z",
+    ],
+)
+def test_what_is_no_rfc_3339_time_is_refused(time):
+    body = {"key": "k", "allowed_models": [], "expires_at": time}
+    assert refusal(rules.draft_apikey, body, None).startswith("/expires_at: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:01Z", 1.0),
+        ("1970-01-01t00:00:01z", 1.0),
+        ("1970-01-01T01:00:00.25+01:00", 0.25),
+        ("1970-01-01 00:00:00.123456789Z", 0.123456),
+    ],
+)
+def test_rfc_3339_times_are_read(text, seconds):
+    assert rules.parse_time(text) == pytest.approx(seconds)
+    draft = rules.draft_apikey({"key": "k", "allowed_models": [], "expires_at": text}, None)
+    assert draft.doc["expires_at"] == text
+
+
+def caller_row(**doc: Any) -> StoredResource:
+    return StoredResource(
+        kind="apikeys",
+        id="1",
+        name="ab" * 32,
+        revision=1,
+        doc={"key_hash": "ab" * 32, "allowed_models": ["m"], **doc},
+    )
+
+
+def test_a_rotation_changes_only_the_hash():
+    before = caller_row(display_name="d")
+    draft = rules.rotated_apikey(before, "sk-new", grace_until=None)
+    assert draft.doc == {**before.doc, "key_hash": rules.hash_key("sk-new")}
+
+
+def test_the_grace_of_a_rotation_survives_a_put_that_keeps_the_key_and_no_other():
+    draft = rules.rotated_apikey(caller_row(), "sk-new", grace_until=50.0)
+    rotated = StoredResource(kind="apikeys", id="1", name=draft.name, revision=2, doc=draft.doc)
+    assert rules.live_hashes(rotated, 49.0) == {"ab" * 32, draft.name}
+    assert rules.live_hashes(rotated, 50.0) == {draft.name}
+    kept = rules.draft_apikey({"allowed_models": []}, rotated)
+    assert kept.doc["previous_key_hash"] == "ab" * 32
+    given = rules.draft_apikey({"allowed_models": [], "key_hash": draft.name}, rotated)
+    assert given.doc == {**kept.doc}
+    changed = rules.draft_apikey({"allowed_models": [], "key": "third"}, rotated)
+    assert "previous_key_hash" not in changed.doc
+    assert "previous_key_hash" not in rules.present(rotated)["value"]
+    assert "previous_expires_at" not in rules.present(rotated)["value"]
+
+
+def test_reads_show_the_mask_and_leave_out_what_is_unset():
+    assert rules.present(stored_key())["value"] == {**stored_key().doc, "secret": "***"}
+    draft = rules.draft_apikey({"key": "k", "allowed_models": [], "disabled": False}, None)
+    assert sorted(draft.doc) == ["allowed_models", "key_hash"]
+
+
+def test_times_are_shown_in_rfc_3339():
+    assert rules.render_time(1.5) == "1970-01-01T00:00:01.500Z"
+
+
+def test_many_users_are_counted():
+    message = in_use([f"m{number}" for number in range(12)]).message
+    assert '"m9" and 2 more' in message
+    assert "m10" not in message
