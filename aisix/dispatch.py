@@ -132,28 +132,30 @@ class Dispatcher:
         """One attempt: its answer, and its place in health and metrics."""
         alias_name = _require(exchange.alias).name
         deployment = _require(exchange.deployment)
+        ok = False
         reached = False
-        failed = False
+        status: int | None = None
         try:
             async with self._transport.open(call) as answer:
                 reached = True
-                exchange.upstream_status = answer.status
+                status = exchange.upstream_status = answer.status
                 exchange.timings.upstream_first_byte = answer.first_byte_at
                 exchange.upstream_request_id = answer.headers.get("apim-request-id")
-                failed = answer.status >= 400
+                ok = status < 300
                 yield answer
-                if not failed:
+                if ok:
                     self._health.succeeded(alias_name)
         except (UpstreamFailed, UpstreamRejected) as error:
-            failed = True
+            ok = False
             reached = reached or getattr(error, "phase", "connect") != "connect"
             reason = health_reason(error)
             if reason is not None:
                 self._health.failed(alias_name, reason)
             raise
         finally:
-            if reached:
-                self._recorder.attempt_ended(deployment, alias_name, ok=not failed)
+            self._recorder.attempt_ended(
+                deployment, alias_name, ok=ok, status=status, reached=reached
+            )
 
     def _adapter(self, deployment: Deployment) -> Adapter:
         fault = deployment.fault

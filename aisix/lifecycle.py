@@ -1,8 +1,8 @@
 """The process: bind, load, accept, drain, close. I/O.
 
-Order matters: sockets are bound before anything is opened, so that a busy port is told at once and nothing is
-touched; connections are accepted only when resources are loaded. SIGTERM drains as decisions §9 says; SIGINT
-skips the first wait; a second signal ends the process at once.
+Order matters: sockets are bound before anything is opened, so that a busy port is told at once and
+nothing is touched; connections are accepted only when resources are loaded. SIGTERM drains as
+decisions §9 says; SIGINT skips the first wait; a second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Shutdown:
 
 
 async def serve(config: Config) -> int:
-    """Run the gateway until it is told to stop. The exit status: 0 drained, 1 refused or cut short."""
+    """Run the gateway until it is told to stop. Exit status: 0 drained, 1 refused or cut short."""
     logs.configure(
         level=config.observability.log_level, service_name=config.observability.service_name
     )

@@ -47,6 +47,10 @@ class Snapshot:
             wildcards=tuple(wild),
         )
 
+    def every_alias(self) -> tuple[Alias, ...]:
+        """All aliases, wildcards last."""
+        return (*self.aliases.values(), *self.wildcards)
+
     def find(self, name: str) -> tuple[Alias, str] | None:
         """The alias that serves `name` and what its `*` captured ("" for an exact name)."""
         alias = self.aliases.get(name)

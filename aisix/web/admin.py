@@ -150,7 +150,7 @@ class AdminHandler(BaseHandler):
         """Refusals are answers, not events; anything else is ours to mend."""
         if isinstance(args[1], (Refusal, HTTPError)):
             return
-        _logger.error("admin.failed request_id=%s", self.request_id, exc_info=args[1])
+        _logger.error("admin.failed", extra={"request_id": self.request_id}, exc_info=args[1])
 
     def finish(self, chunk: Any = None) -> Any:
         """The request is in flight until the socket has its last byte."""

@@ -45,7 +45,7 @@ class InferenceHandler(BaseHandler):
         """Called by Tornado for each request."""
         self.front = front
         self.body = StreamedBody()
-        self.reply = HandlerReply(self)
+        self.reply = HandlerReply(self, body_complete=lambda: self.body.complete)
         self.task: asyncio.Task[Exchange] | None = None
 
     def prepare(self) -> None:

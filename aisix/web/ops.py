@@ -68,6 +68,16 @@ class MetricsHandler(BaseHandler):
         self.finish(body)
 
 
+class NoRouteHandler(BaseHandler):
+    """404 in words, for listeners without a pipeline."""
+
+    def prepare(self) -> None:
+        """Answer whatever was asked."""
+        self.set_status(404)
+        self.set_header("Content-Type", _TEXT)
+        self.finish("no such route")
+
+
 def probe_routes(state: ProcessState) -> list[Any]:
     """The probes, for any listener."""
     return [

@@ -6,7 +6,7 @@ connection becomes CallerDeparted wherever it is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
@@ -17,8 +17,9 @@ from aisix.errors import CallerDeparted
 class HandlerReply:
     """One answer of one handler."""
 
-    def __init__(self, handler: RequestHandler) -> None:
+    def __init__(self, handler: RequestHandler, *, body_complete: Callable[[], bool]) -> None:
         self._handler = handler
+        self._body_complete = body_complete
         self._committed = False
         self._departed = False
         self._ended = False
@@ -44,10 +45,12 @@ class HandlerReply:
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole answer at once."""
+        if self._departed:
+            raise CallerDeparted
         self._head(status, headers)
         self._handler.set_header("Content-Length", str(len(body)))
-        await self.write(body)
-        self._ended = True
+        self._handler.write(body)
+        await self._end()
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """The head; it leaves with the first write, or alone when `finish` comes first."""
@@ -61,10 +64,10 @@ class HandlerReply:
         await self._flush()
 
     async def finish(self) -> None:
-        """The end; the handler completes the message."""
-        self._ended = True
+        """The end of a started answer."""
         if self._departed:
             raise CallerDeparted
+        await self._end()
 
     def abort(self) -> None:
         """Close the connection without a proper end."""
@@ -79,6 +82,20 @@ class HandlerReply:
         self._handler.set_status(status)
         for name, value in headers.items():
             self._handler.set_header(name, value)
+
+    async def _end(self) -> None:
+        """Complete the message. While the request body is still coming in, only what there is
+        leaves: Tornado would close the connection under a caller that sends; the handler ends it.
+        """
+        self._ended = True
+        if not self._body_complete():
+            await self._flush()
+            return
+        try:
+            await self._handler.finish()
+        except StreamClosedError as error:
+            self._departed = True
+            raise CallerDeparted from error
 
     async def _flush(self) -> None:
         try:
