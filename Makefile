@@ -34,7 +34,7 @@ setup: $(VENV)/.runtime ## make .venv and install the runtime pins
 setup-dev: $(VENV)/.dev ## the same with the development pins
 
 demo: $(VENV)/.runtime ## simulator and gateway together, two requests, stays up until Ctrl-C
-	@$(BIN)/python -m aisix.simulator.demo
+	@$(BIN)/python -m aisix.simulator.demo $(DEMO_ARGS)
 
 run: $(VENV)/.runtime ## the gateway alone, with $(CONFIG)
 	@exec $(BIN)/python server.py --config $(CONFIG)
