@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from aisix.core.ports import StoredResource
@@ -34,23 +33,21 @@ class Audit:
         row = after or before
         if row is None:
             raise ValueError("a write has a row before or after it")
-        fields = {
-            "action": action,
-            "kind": row.kind,
-            "id": row.id,
-            "revision": row.revision,
-            "changed": changed_fields(before, after),
-            "admin": actor,
-        }
-        self._line("admin.write", fields)
+        self._logger.info(
+            "admin.write",
+            extra={
+                "action": action,
+                "kind": row.kind,
+                "id": row.id,
+                "revision": row.revision,
+                "changed": changed_fields(before, after),
+                "admin": actor,
+            },
+        )
 
     def denied(self, *, address: str) -> None:
         """Somebody came without a good admin key."""
-        self._line("admin.denied", {"address": address})
-
-    def _line(self, event: str, fields: Mapping[str, Any]) -> None:
-        text = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
-        self._logger.info("%s %s", event, text, extra={"event": event, "fields": dict(fields)})
+        self._logger.info("admin.denied", extra={"address": address})
 
 
 def fingerprint(admin_key: str) -> str:
@@ -71,7 +68,3 @@ def _values(row: StoredResource | None) -> dict[str, Any]:
     if row.secret is not None:
         values["secret"] = row.secret
     return values
-
-
-def _shown(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list) else str(value)

@@ -269,7 +269,7 @@ class AdminService:
         self._confirmed_at = self._clock.monotonic()
         for problem in compiled.problems:
             if problem not in self._problems:
-                _logger.warning("admin.resource_unusable %s", problem)
+                _logger.warning("admin.resource_unusable", extra={"problem": problem})
         self._problems = frozenset(compiled.problems)
 
     # ── inside the views ────────────────────────────────────────────────────────────────────────
@@ -326,7 +326,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
-        _logger.error("admin.store_failed %s", error)
+        _logger.error("admin.store_failed", extra={"error": str(error)})
         raise refusals.store_failed(str(error)) from error
     except StoreConflict as error:
         raise refusals.name_taken(str(error)) from error

@@ -59,19 +59,25 @@ def test_the_audit_line_names_fields_and_never_values(caplog):
             after=row(2, "s2", a="value-two", b=1, c=3),
         )
     (record,) = caplog.records
-    text = record.getMessage()
-    assert text == (
-        "admin.write action=replace kind=provider_keys id=1 revision=2 changed=a,c,secret "
-        f"admin={fingerprint('admin')}"
-    )
-    assert "value" not in text + str(record.__dict__)
-    assert "s2" not in str(record.__dict__["fields"])
+    assert record.getMessage() == "admin.write"
+    fields = {
+        "action": "replace",
+        "kind": "provider_keys",
+        "id": "1",
+        "revision": 2,
+        "changed": ["a", "c", "secret"],
+        "admin": fingerprint("admin"),
+    }
+    assert fields.items() <= record.__dict__.items()
+    assert "value-" not in str(record.__dict__)
+    assert "s2" not in [*record.__dict__.values()]
 
 
 def test_a_delete_is_told_by_what_was_there(caplog):
     with caplog.at_level(logging.INFO, "aisix.admin"):
         Audit().written("delete", actor="x", before=row(3, a=1), after=None)
-    assert "revision=3 changed=a,secret" in caplog.text
+    (record,) = caplog.records
+    assert (record.__dict__["revision"], record.__dict__["changed"]) == (3, ["a", "secret"])
 
 
 def test_a_write_without_rows_is_a_mistake():
@@ -82,7 +88,8 @@ def test_a_write_without_rows_is_a_mistake():
 def test_a_refused_admin_is_noted_without_the_key(caplog):
     with caplog.at_level(logging.INFO, "aisix.admin"):
         Audit().denied(address="10.0.0.9")
-    assert "admin.denied address=10.0.0.9" in caplog.text
+    (record,) = caplog.records
+    assert (record.getMessage(), record.__dict__["address"]) == ("admin.denied", "10.0.0.9")
 
 
 def test_fields_of_a_new_resource_are_all_changed():
