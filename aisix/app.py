@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tornado.web import Application
-
 from aisix.admin.service import AdminService
 from aisix.auth.authenticator import Authenticator
 from aisix.config import Config
@@ -36,10 +34,14 @@ from aisix.telemetry.metrics import PrometheusRecorder
 from aisix.transport.curl import CurlTransport
 from aisix.upstream.azure import AzureOpenAI
 from aisix.upstream.credentials import EntraTokens
-from aisix.web.admin import admin_routes
+from aisix.web.applications import (
+    Application,
+    admin_application,
+    metrics_application,
+    proxy_application,
+)
 from aisix.web.base import ProcessState
-from aisix.web.inference import InferenceHandler, ProxyFront
-from aisix.web.ops import MetricsHandler, NoRouteHandler, probe_routes
+from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 
 _log = logging.getLogger("aisix.app")
@@ -171,23 +173,20 @@ async def build(config: Config) -> Gateway:
     return Gateway(
         state=state,
         snapshots=snapshots,
-        proxy_application=_proxy_application(config, pipeline, state),
-        admin_application=_application(
-            [
-                *probe_routes(state),
-                *admin_routes(control.service, admin_keys=config.admin.admin_keys, state=state),
-            ]
+        proxy_application=proxy_application(
+            ProxyFront(
+                pipeline=pipeline,
+                routes=Routes(),
+                state=state,
+                body_limit_bytes=config.proxy.request_body_limit_bytes,
+                accept_request_ids=config.proxy.request_id.accept_headers,
+            )
         ),
-        metrics_application=_application(
-            [
-                (
-                    config.observability.metrics.prometheus.path,
-                    MetricsHandler,
-                    {"render": recorder.render},
-                ),
-                *probe_routes(state),
-                (r".*", NoRouteHandler),
-            ]
+        admin_application=admin_application(
+            control.service, admin_keys=config.admin.admin_keys, state=state
+        ),
+        metrics_application=metrics_application(
+            recorder.render, path=config.observability.metrics.prometheus.path, state=state
         ),
         control=control,
         transport=transport,
@@ -232,19 +231,3 @@ def _build_transport(config: Config, clock: Clock) -> CurlTransport:
         verify=upstream.tls.verify,
         tcp_keepalive_s=upstream.tcp_keepalive_secs,
     )
-
-
-def _proxy_application(config: Config, pipeline: Pipeline, state: ProcessState) -> Application:
-    front = ProxyFront(
-        pipeline=pipeline,
-        routes=Routes(),
-        state=state,
-        body_limit_bytes=config.proxy.request_body_limit_bytes,
-        accept_request_ids=config.proxy.request_id.accept_headers,
-    )
-    return _application([*probe_routes(state), (r".*", InferenceHandler, {"front": front})])
-
-
-def _application(routes: list[object]) -> Application:
-    """Tornado's own access log is off: the pipeline and the audit log write ours."""
-    return Application(routes, log_function=lambda _handler: None)  # type: ignore[arg-type]
