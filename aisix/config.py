@@ -684,7 +684,8 @@ class _Collector:
             return
         if not isinstance(node, Mapping):
             place = prefix.rstrip(".") or "configuration"
-            self.problems.append(f"{place}: must be a mapping of settings, not {_shown(node)}")
+            kind = type(node).__name__  # not the value: it may be a misplaced key
+            self.problems.append(f"{place}: must be a mapping of settings, not {kind}")
             return
         for key, value in node.items():
             path = f"{prefix}{key}"
