@@ -124,6 +124,8 @@ class Script:
 
     def render(self) -> str:
         """The tokens of this script in the order of the table; parses back to the same script."""
+        if self == NORMAL:
+            return ""
         return "-".join(_render(name, value) for name, value in self.set_fields().items())
 
 

@@ -20,7 +20,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from aisix.simulator.journal import COMPLETED, CUT, Journal, RequestRecord
-from aisix.simulator.script import Script
+from aisix.simulator.script import NORMAL, Script
 from aisix.simulator.surface import Answer
 
 _EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nx-ms-region: East US 2\r\n\r\n"
@@ -81,6 +81,7 @@ class Wire:
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunked = False
         self._head_only = record.method == "HEAD"
+        self._held = b""
         self._pending = bytearray()
         self._split: int | None = None
 
@@ -179,7 +180,10 @@ class Wire:
         if script.halfhead:
             await self._raw(head[: len(head) // 2])
             raise BrokenOff
-        await self._raw(head)
+        if answer.events is None and script == NORMAL:
+            self._held = head  # nothing happens between head and body: one write for both
+        else:
+            await self._raw(head)
 
     # --- the body -------------------------------------------------------------------------------
 
@@ -265,6 +269,8 @@ class Wire:
 
     async def _end(self) -> None:
         await self._flush()
+        if self._held:
+            await self._raw(b"")
         if self._chunked and not self._head_only:
             await self._raw(b"0\r\n\r\n")
         self._connection.finish()
@@ -272,7 +278,8 @@ class Wire:
     async def _raw(self, data: bytes) -> None:
         if self._left.done():
             raise CallerLeft
-        await self._stream.write(data)
+        held, self._held = self._held, b""
+        await self._stream.write(held + data)
 
     def _break_hard(self) -> None:
         sock = self._stream.socket
