@@ -91,6 +91,8 @@ class Pipeline:
         except asyncio.CancelledError:
             if reply.departed:
                 self._depart(exchange)
+            elif reply.ended:
+                exchange.advance(Phase.DONE)
             else:
                 await self._fail(exchange, reply, Overloaded("the gateway is shutting down"))
             raise

@@ -43,6 +43,10 @@ class Reply(Protocol):
         """Whether a status line has been sent."""
 
     @property
+    def ended(self) -> bool:
+        """Whether the end of the answer has been written."""
+
+    @property
     def departed(self) -> bool:
         """Whether the caller has closed its connection."""
 

@@ -36,7 +36,7 @@ class HandlerReply:
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is complete."""
+        """Whether the end of the answer has been written."""
         return self._ended
 
     def depart(self) -> None:

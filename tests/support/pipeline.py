@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from aisix.auth.authenticator import Authenticator
 from aisix.auth.tokens import hash_token
@@ -184,14 +184,18 @@ class Harness:
     )
     alias_fields: Mapping[str, Any] = field(default_factory=dict)
 
+    transport_type: ClassVar[type[MemoryTransport]] = MemoryTransport
+    buckets_type: ClassVar[type[LocalBuckets]] = LocalBuckets
+    reply_type: ClassVar[type[RecordingReply]] = RecordingReply
+
     def __post_init__(self) -> None:
         self.clock = FakeClock()
         self.recorder = RecordingRecorder()
         self.log = RecordingLog()
         self.tokens = ScriptedTokens()
         self.health = Health(self.clock)
-        self.transport = MemoryTransport(self.clock)
-        self.buckets = LocalBuckets(self.clock)
+        self.transport = self.transport_type(self.clock)
+        self.buckets = self.buckets_type(self.clock)
         self.snapshots = SnapshotHolder()
         self.publish()
         self.pipeline = Pipeline(
@@ -252,7 +256,7 @@ class Harness:
             body=GivenBody(content) if isinstance(content, bytes) else content,
             **fields,
         )
-        reply = RecordingReply()
+        reply = self.reply_type()
         task = asyncio.get_running_loop().create_task(self.pipeline.run(request, reply))
         reply.task = task
         return Run(task, reply)

@@ -33,6 +33,11 @@ class RecordingReply:
         return self.status != 0
 
     @property
+    def ended(self) -> bool:
+        """Whether the end was written."""
+        return self.finished
+
+    @property
     def body(self) -> bytes:
         """All that was written."""
         return b"".join(self.pieces)
