@@ -96,15 +96,15 @@ async def _ask(credential: ClientSecret, wire: _Wire) -> Grant:
     # A new credential object for each fetch costs 0.1 ms and is the one public way to be sure
     # that azure-identity asks instead of answering from its cache (1.27).
     origin = urlsplit(credential.authority)
-    entra = ClientSecretCredential(
+    async with ClientSecretCredential(
         credential.tenant_id,
         credential.client_id,
         credential.client_secret,
         authority=f"https://{origin.netloc}",
         transport=wire,
         retry_total=0,
-    )
-    granted = await entra.get_token_info(credential.scope)
+    ) as entra:
+        granted = await entra.get_token_info(credential.scope)
     if wire.status != 200:
         raise _Unreadable("a token in an answer that is no success")
     now = time.time()  # not our clock: the library counts expiry from this one
@@ -193,10 +193,6 @@ class _Wire(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
 
     async def close(self) -> None:
         """Nothing to close."""
-
-    async def sleep(self, duration: float) -> None:
-        """Only retries sleep, and there are none."""
-        await asyncio.sleep(duration)
 
     async def __aenter__(self) -> _Wire:
         return self

@@ -45,6 +45,7 @@ _NAMED = re.compile(
     r"(\bdeployment\b(?: name| id)?[:=]? ?)(['\"`])[A-Za-z0-9._-]+\2", re.IGNORECASE
 )
 _TOKENS = re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}|\bsk-[\w-]{16,}")
+_TRACE_TEXT = re.compile(r"\s*Traceback \(most recent call last\).*", re.DOTALL)
 _UNSEEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 
 
@@ -72,6 +73,7 @@ class Scrubber:
 
     def text(self, text: str) -> str:
         """`text` without hosts, deployment names, request URLs and tokens."""
+        text = _TRACE_TEXT.sub("", text)
         text = _URLS.sub(_link, text)
         text = _PATHS.sub(_URL, text)
         text = _HOSTS.sub(_host, text)

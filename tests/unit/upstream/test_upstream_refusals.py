@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aisix.core.resources import Deployment
 from aisix.errors import answer_headers, envelope
+from aisix.simulator import faults
 from aisix.upstream.azure import AzureOpenAI
 
 NOW = 1_800_000_000.0
@@ -372,6 +373,38 @@ def test_an_old_api_version_is_recognised_by_its_words(status, fields, says_so):
 
 def test_an_unreadable_body_says_nothing_about_stream_options():
     assert azure.refused_stream_options(400, b"stream_options unrecognized") is False
+
+
+@pytest.mark.parametrize("name", sorted(faults.NAMES))
+def test_every_error_the_simulator_knows_is_explained_without_our_names(name):
+    fault = faults.build(name, faults.Occasion(now=NOW, deployment="gpt4o-prod"))
+    headers = {key.lower(): value for key, value in fault.headers}
+    rejected = azure.explain(
+        fault.status,
+        {**headers, "content-type": fault.content_type},
+        fault.body,
+        deployment=DEPLOYMENT,
+    )
+    shown = json.dumps(envelope(rejected))
+    for ours in ("gpt4o-prod", "acme-west", "azure.com", "Traceback", "callstack"):
+        assert ours not in shown
+    assert rejected.status == (fault.status if 400 <= fault.status < 500 else 502)
+    assert len(rejected.detail) <= 2048
+    assert rejected.type == "upstream_error"
+    answer_headers(rejected)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("token", True), ("token_gov", True), ("rbac", False), ("server", False)]
+)
+def test_the_simulators_token_errors_are_told_apart(name, refused):
+    fault = faults.build(name, faults.Occasion(now=NOW))
+    assert azure.refused_token(fault.status, fault.body) is refused
+
+
+def test_the_simulators_old_api_version_is_recognised():
+    fault = faults.build("unrecognized", faults.Occasion(now=NOW))
+    assert azure.refused_stream_options(fault.status, fault.body)
 
 
 header_text = st.text(st.characters(codec="utf-8"))

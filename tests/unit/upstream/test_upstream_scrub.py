@@ -35,6 +35,7 @@ def make_scrubber(name="gpt4o-prod", api_base="https://acme-west.openai.azure.co
         ("POST /openai/deployments/gpt4o/chat/completions failed", "POST [url] failed"),
         ("The deployment 'my-dep' is gone", "The deployment '[deployment]' is gone"),
         ("deployment: `my-dep`", "deployment: `[deployment]`"),
+        ("failed\nTraceback (most recent call last):\n  File x", "failed"),
         ("token eyJhbGciOiJI.eyJzdWIi.sig!", "token [token]!"),
         ("key sk-0123456789abcdefgh", "key [token]"),
         (
@@ -72,6 +73,10 @@ def test_a_private_host_is_taken_out_but_its_first_label_is_just_a_word():
 @pytest.mark.parametrize("name", ["host", "deployment", "", "url"])
 def test_a_deployment_named_like_a_placeholder_breaks_nothing(name):
     assert make_scrubber(name=name).text("at 10.1.2.3") == "at [host]"
+
+
+def test_a_deployment_without_a_readable_host_still_hides_its_name():
+    assert make_scrubber(api_base="nonsense").text("gpt4o-prod") == "[deployment]"
 
 
 def test_json_is_scrubbed_throughout_and_cut_off_when_deep():
