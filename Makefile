@@ -78,7 +78,7 @@ bench: $(VENV)/.dev ## requests/s, latencies, TTFT, memory and start time agains
 	$(BIN)/python -m bench.run
 
 docs: $(VENV)/.dev ## rewrite the generated tables of docs/ and config.reference.yaml
-	$(BIN)/python -m tests.support.regenerate
+	$(BIN)/python -m tests.support.config_reference
 
 clean: ## remove what the targets made, the store in data/ excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/bin htmlcov .coverage*

@@ -174,8 +174,10 @@ def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:
 
 
 def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> None:
-    for line in describe(config):
-        _log.debug("config.value", extra={"setting": line})
+    lines = describe(config)
+    chosen = [line for line in lines if not line.endswith("(default)")]
+    _log.info("config.loaded", extra={"settings": chosen})
+    _log.debug("config.defaults", extra={"settings": [x for x in lines if x not in chosen]})
     if config.ignored_sections:
         sections = ", ".join(config.ignored_sections)
         _log.warning("config.ignored", extra={"sections": sections})
