@@ -253,8 +253,10 @@ class AdminService:
         expected = before.revision if before else 0
         if after is not None:
             await self._store.put(after, expected=expected)
-        elif before is not None:
-            await self._store.delete(before.kind, before.id, expected=expected)
+        elif before is not None and not await self._store.delete(
+            before.kind, before.id, expected=expected
+        ):
+            raise refusals.changed_meanwhile()
         self._publish(compiled)
         self.audit.written(action, actor=actor, before=before, after=after)
 

@@ -121,7 +121,7 @@ class AdminHandler(BaseHandler):
         """The body, and that nobody may keep it."""
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(value).encode())
+        self.finish(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Every error in the admin envelope."""

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -209,15 +210,38 @@ async def test_a_folder_in_place_of_the_file_is_named(tmp_path):
         await Database.open(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-@pytest.mark.gen_test
-async def test_a_read_only_folder_is_named(tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_read_only_folder_is_named_for_new_and_for_existing_files():
+    """In a process of its own, because root, who runs containers and CI, can write everywhere."""
+    program = """
+import asyncio, os, sys
+from aisix.core.ports import StoreUnavailable
+from aisix.store.database import Database
+
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+for name in ("new.db", "sub/new.db", "old.db"):
     try:
-        with pytest.raises(StoreUnavailable, match="Permission denied"):
-            await Database.open(tmp_path / "aisix.db")
-    finally:
-        tmp_path.chmod(0o700)
+        asyncio.run(Database.open(sys.argv[1] + "/" + name))
+    except StoreUnavailable as error:
+        print(name, error)
+"""
+    # not tmp_path: its parents are closed to other users
+    with tempfile.TemporaryDirectory() as folder:
+        existing = sqlite3.connect(Path(folder) / "old.db")
+        existing.execute("CREATE TABLE t (a)")
+        existing.close()
+        (Path(folder) / "old.db").chmod(0o666)
+        Path(folder).chmod(0o555)
+        result = subprocess.run(
+            [sys.executable, "-c", program, folder], capture_output=True, text=True, check=True
+        )
+        Path(folder).chmod(0o700)
+    new, sub, old = result.stdout.splitlines()
+    assert "cannot be opened for writing: Permission denied" in new
+    assert "cannot be opened for writing: Permission denied" in sub
+    assert "old.db: it " in old
+    assert "folder" in old
 
 
 @pytest.mark.gen_test

@@ -221,6 +221,8 @@ def test_reads_show_the_mask_and_leave_out_what_is_unset():
     assert rules.present(stored_key())["value"] == {**stored_key().doc, "secret": "***"}
     draft = rules.draft_apikey({"key": "k", "allowed_models": [], "disabled": False}, None)
     assert sorted(draft.doc) == ["allowed_models", "key_hash"]
+    draft = rules.draft_apikey({"key": "k", "allowed_models": [], "disabled": True}, None)
+    assert draft.doc["disabled"] is True
 
 
 def test_times_are_shown_in_rfc_3339():

@@ -263,6 +263,20 @@ async def test_another_process_that_was_faster_is_told(error, status):
     await refused(status, control.create("apikeys", CALLER))
 
 
+@pytest.mark.gen_test
+async def test_a_row_that_another_process_deleted_meanwhile_is_told():
+    class Contended(MemoryStore):
+        async def delete(self, kind, id, *, expected):
+            return False
+
+    control = make_control(Contended())
+    await control.service.load()
+    entry = await control.create("apikeys", CALLER)
+    published = control.holder.current()
+    await refused(409, control.service.delete("apikeys", entry["id"], if_match=None, actor="t"))
+    assert control.holder.current() is published
+
+
 # ── damaged rows ────────────────────────────────────────────────────────────────────────────────
 
 
