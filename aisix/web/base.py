@@ -79,7 +79,6 @@ class BaseHandler(RequestHandler):
         """Own headers on every answer; the id is set when the request is known."""
         self.set_header("Server", SERVER)
         self.clear_header("Content-Type")
-        self.clear_header("Date")
 
     def name_request(self, request_id: str) -> None:
         """Give the exchange its id, in both headers SDKs and operators look for."""
