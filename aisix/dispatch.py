@@ -27,6 +27,7 @@ from aisix.core.ports import (
 )
 from aisix.core.resources import ClientSecret, Deployment
 from aisix.errors import (
+    CredentialRefused,
     CredentialUnusable,
     FieldError,
     GatewayError,
@@ -116,12 +117,13 @@ class Dispatcher:
                     token_refused=token is not None and adapter.refused_token(answer.status, body),
                     stream_options_refused=adapter.refused_stream_options(answer.status, body),
                 )
+                refusal = adapter.explain(
+                    answer.status, answer.headers, body, deployment=deployment
+                )
                 if verdict is Verdict.RETURN:
-                    raise adapter.explain(
-                        answer.status, answer.headers, body, deployment=deployment
-                    )
+                    raise refusal
             if verdict is Verdict.RENEW_TOKEN:
-                token = await self._renewed(exchange, deployment, token or "")
+                token = await self._renewed(exchange, deployment, token or "", refusal)
             else:
                 self._remember(target)
 
@@ -186,12 +188,18 @@ class Dispatcher:
             self._note_credential_failure(exchange, error)
             raise
 
-    async def _renewed(self, exchange: Exchange, deployment: Deployment, rejected: str) -> str:
+    async def _renewed(
+        self, exchange: Exchange, deployment: Deployment, rejected: str, refusal: UpstreamRejected
+    ) -> str:
+        """A fresh token; when there is none to be had, Azure's own refusal stands."""
         credential = _require(deployment.credential)
         if not isinstance(credential, ClientSecret):
-            raise InternalError("a resource key cannot be renewed")
+            raise refusal
         try:
             return await self._tokens.renew(credential, rejected)
+        except CredentialRefused as error:
+            self._note_credential_failure(exchange, error)
+            raise refusal from error
         except GatewayError as error:
             self._note_credential_failure(exchange, error)
             raise

@@ -9,6 +9,7 @@ import pytest
 
 from aisix.core.ports import Deadlines
 from aisix.core.resources import Fault
+from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.transport.memory import MemoryAnswer
 from tests.support.builders import CHAT, EMBEDDINGS, make_deployment
 from tests.support.pipeline import ENTRA, Harness, good_answer, refused
@@ -52,6 +53,20 @@ async def test_a_token_that_is_refused_twice_is_an_error():
     assert reply.status == 401
     assert b"upstream authentication failed" in reply.body
     assert len(harness.tokens.renewals) == 1
+    await harness.audit()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(CredentialRefused("no new token"), 401), (CredentialUnavailable("authority down"), 502)],
+)
+async def test_when_no_fresh_token_is_to_be_had_the_refusal_stands(error, status):
+    harness = Harness(deployment=make_deployment(credential=ENTRA))
+    harness.tokens.renew_error = error
+    harness.transport.script(EXPIRED)
+    _, reply = await harness.run(CHAT)
+    assert reply.status == status
     await harness.audit()
 
 

@@ -104,6 +104,7 @@ class ScriptedTokens:
         self.renewed = "token-2"
         self.error: GatewayError | None = None
         self.renewals: list[str] = []
+        self.renew_error: GatewayError | None = None
 
     async def token(self, credential: ClientSecret) -> str:
         """The current token."""
@@ -114,6 +115,8 @@ class ScriptedTokens:
     async def renew(self, credential: ClientSecret, rejected: str) -> str:
         """The next token."""
         self.renewals.append(rejected)
+        if self.renew_error is not None:
+            raise self.renew_error
         return self.renewed
 
 
