@@ -36,7 +36,7 @@ class AccessLogger:
         if not self._enabled or not _log.isEnabledFor(logging.INFO):
             return
         try:
-            _log.info(EVENT, extra=access_fields(exchange))
+            _log.info(EVENT, extra={"fields": access_fields(exchange)})
         except Exception:
             # an exchange must not fail because its line does; once is enough to know
             if not self._reported:

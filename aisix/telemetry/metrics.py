@@ -1,4 +1,5 @@
-"""Prometheus: counts what exchanges report and renders the scrape. The door of prometheus-client.
+"""Prometheus: counts what exchanges report and renders the scrape. The door of prometheus-client,
+which adds the figures of process, platform and garbage collector.
 
 Counting is for the event loop's thread only: one dictionary lookup finds the prepared slots of an
 exchange's labels, the rest is list writes. Series of keys and deployments that a new snapshot no
@@ -10,14 +11,13 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from aisix import __version__
 from aisix.core.endpoints import Action
@@ -27,7 +27,7 @@ from aisix.core.resources import REQUEST_LIMITS, TOKEN_LIMITS, Deployment
 from aisix.core.snapshot import Snapshot
 from aisix.errors import BodyTooLarge, GatewayError, LimitExceeded, Unauthenticated
 from aisix.telemetry import figures
-from aisix.telemetry.catalogue import API_KEY_LABEL, CATALOGUE, TARGET_LABELS, Kind
+from aisix.telemetry.catalogue import API_KEY_LABEL, CATALOGUE, TARGET_LABELS
 from aisix.telemetry.figures import UNKNOWN
 from aisix.telemetry.series import Family, Slots, add, observe
 
@@ -117,7 +117,6 @@ class PrometheusRecorder:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_FamilyCollector(self._collect))
 
     # ── Recorder ──
 
@@ -223,7 +222,9 @@ class PrometheusRecorder:
 
     def render(self) -> tuple[str, bytes]:
         """Content type and body of a scrape, in the text format that every scraper reads."""
-        return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+        self._read_gauges()
+        lines = [line for family in self._families.values() for line in family.lines()]
+        return CONTENT_TYPE_PLAIN_0_0_4, "".join(lines).encode() + generate_latest(self._registry)
 
     # ── SnapshotSink ──
 
@@ -348,7 +349,8 @@ class PrometheusRecorder:
 
     # ── scraping ──
 
-    def _collect(self) -> Iterable[Metric]:
+    def _read_gauges(self) -> None:
+        """Values that are read rather than counted."""
         self._set("aisix_build_info", 1.0, version=__version__, python=platform.python_version())
         self._set("aisix_config_applied_revision", self._snapshot.revision)
         self._set("aisix_config_last_reload_success_timestamp_seconds", self._published_at)
@@ -358,32 +360,9 @@ class PrometheusRecorder:
         for alias in (*self._snapshot.aliases.values(), *self._snapshot.wildcards):
             target = _target(alias.name, alias.deployment)
             state.child(target._asdict())[0] = float(self._health.level(alias.name))
-        for family in self._families.values():
-            yield _metric(family)
 
     def _set(self, name: str, value: float, /, **dimensions: str) -> None:
         self._families[name].child(dimensions)[0] = float(value)
-
-
-class _FamilyCollector(Collector):
-    """Hands our families to the registry."""
-
-    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        self._families = collect
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry for each scrape."""
-        return self._families()
-
-
-def _metric(family: Family) -> Metric:
-    """A family in prometheus-client's terms, which name a counter without its `_total`."""
-    row = family.row
-    name = row.name.removesuffix("_total") if row.kind is Kind.COUNTER else row.name
-    metric = Metric(name, row.help, row.kind.value)
-    for sample in family.samples():
-        metric.add_sample(row.name + sample.suffix, sample.labels, sample.value)
-    return metric
 
 
 def _identity(exchange: Exchange) -> tuple[object, ...]:

@@ -47,18 +47,25 @@ _ASSIGNED = re.compile(
        | access[-_]token | refresh[-_]token | subscription-key | encryption[-_]key | secret)
       (?: \\?["'] \s* [:=,] | \s* [:=] ) \s* (?:b?\\?["'])?
     )
-    (?: (?:bearer|basic) \s+ )?
+    (?: (?:bearer|basic) [ ]+ )?
     [^\s"'\\,;&<>{}()\[\]]+
     """
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (_ASSIGNED, rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {MASK}"),
+    (re.compile(r"(?i)\b(bearer|basic)[ ]+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {MASK}"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{4,}"), f"sk-{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"), MASK),
     (re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{84}(?![A-Za-z0-9])"), MASK),
 )
-_MARKERS = ("sk-", "eyj", "bearer", "basic", "key", "secret", "author", "passw", "token", "assert")
+_MARKERS = (
+    *("sk-", "eyj", "bearer", "basic ", "secret", "authorization", "password"),
+    *("api-key", "api_key", "apikey", "ption-key", "ption_key"),
+    *("access_token", "access-token", "refresh_token", "refresh-token"),
+    *("client_assertion", "client-assertion"),
+)
+"""Every text that a pattern matches holds one of these (in lower case), or is long."""
+
 _LONG_KEY_CHARS = 84
 _PLAIN = frozenset({int, float, bool, type(None)})
 
@@ -119,7 +126,9 @@ class Redactor:
             if text.lower() in _SECRET_NAMES and value not in (None, "", False, True):
                 result[text] = MASK
             else:
-                result[self.text(text)] = self._value(value, depth + 1)
+                # names at the top are ours; further down they may be anybody's
+                shown = self.text(text) if depth else text
+                result[shown] = self._value(value, depth + 1)
         return result
 
     def _value(self, value: Any, depth: int) -> Any:
