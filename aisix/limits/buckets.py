@@ -3,8 +3,8 @@
 A bucket of capacity C over a window W holds what has been *spent* and not yet refilled; it drains
 by C / W per second down to nothing. Storing what is spent, rather than what is left, is what makes
 a changed limit keep it: under the new capacity the same amount is still spent. A bucket carries the
-rate it was last charged at, so that one which nobody touches drains as it would have been judged,
-and a drained bucket is the same as none at all: dropping it never changes a decision.
+rate of the limit that last judged it, so a change of limit sets the pace from the first request
+under it, and a drained bucket is the same as none at all: dropping it never changes a decision.
 
 A take is granted when what is spent plus the cost stays within the capacity. Corrections are never
 refused: they may spend more than the capacity (debt, paid back by time) and never make a bucket
@@ -99,6 +99,18 @@ def charged(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:
     stamp = now if bucket is None else max(now, bucket.stamp)
     rate = charge.capacity / charge.window_s
     return Bucket(spent_at(bucket, now) + charge.cost, stamp, rate)
+
+
+def repaced(bucket: Bucket, charge: Charge, now: float) -> Bucket:
+    """The same spending, from now on draining at the pace of a limit that was changed.
+
+    A refused take does this too, or the wait that it tells would be that of another pace. A limit
+    of 0 has no pace.
+    """
+    rate = charge.capacity / charge.window_s
+    if rate in (bucket.rate, 0.0):
+        return bucket
+    return Bucket(spent_at(bucket, now), max(now, bucket.stamp), rate)
 
 
 def corrected(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:

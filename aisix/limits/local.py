@@ -21,6 +21,7 @@ from aisix.limits.buckets import (
     corrected,
     drained,
     read,
+    repaced,
     spent_at,
     wait_s,
 )
@@ -55,6 +56,11 @@ class LocalBuckets:
             for index, slot in enumerate(slots):
                 counts[index] += 1
                 self._in_flight[slot.key] = counts[index]
+        else:
+            for charge in charges:
+                known = self._buckets.get(charge.key)
+                if known is not None:
+                    self._buckets[charge.key] = repaced(known, charge, now)
         self._sweep(now, len(charges) + 1)
         readings = tuple(map(read, spent, charges, waits))
         return Decision(granted, readings, tuple(counts))

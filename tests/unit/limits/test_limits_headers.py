@@ -1,0 +1,83 @@
+"""Which of several limits a caller is shown, and in what form."""
+
+from __future__ import annotations
+
+from aisix.limits.buckets import NEVER, Charge, Decision, Reading, Slot
+from aisix.limits.headers import Rule, render_headers
+
+
+def rule(layer: str, limit: str, capacity: int) -> Rule:
+    scope = "tokens" if limit in ("tpm", "tpd") else "requests"
+    return Rule(layer, scope, limit, Charge(f"{layer}:{limit}", 60.0, capacity, 1))
+
+
+def headers(*rows: tuple[str, str, int, float], full_in_s: float = 3.0) -> dict[str, str]:
+    rules = [rule(layer, limit, capacity) for layer, limit, capacity, _ in rows]
+    readings = tuple(Reading(0.0, remaining, full_in_s) for *_, remaining in rows)
+    return render_headers(rules, [], Decision(True, readings, ()))
+
+
+def test_without_a_limit_of_a_kind_its_headers_are_absent():
+    assert headers() == {}
+    assert set(headers(("api_key", "rpm", 10, 9.0))) == {
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+    }
+
+
+def test_of_key_and_model_the_one_with_the_least_fraction_left_is_shown():
+    shown = headers(("api_key", "rpm", 10, 5.0), ("model", "rpm", 100, 40.0))
+    assert shown["x-ratelimit-limit-requests"] == "100"
+    assert shown["x-ratelimit-remaining-requests"] == "40"
+
+
+def test_the_per_minute_limit_stands_for_its_layer():
+    shown = headers(
+        ("api_key", "rps", 2, 0.0),
+        ("api_key", "rpm", 60, 50.0),
+        ("api_key", "tpd", 1000, 1.0),
+        ("api_key", "tpm", 500, 400.0),
+    )
+    assert shown["x-ratelimit-limit-requests"] == "60"
+    assert shown["x-ratelimit-limit-tokens"] == "500"
+
+
+def test_without_one_the_tightest_of_the_others_is_shown():
+    shown = headers(("api_key", "rps", 2, 1.0), ("api_key", "rpd", 100, 10.0))
+    assert shown["x-ratelimit-limit-requests"] == "100"
+
+
+def test_a_layer_without_a_per_minute_limit_still_competes():
+    shown = headers(("api_key", "rpm", 60, 50.0), ("model", "rpd", 100, 10.0))
+    assert shown["x-ratelimit-limit-requests"] == "100"
+
+
+def test_remaining_is_whole_and_never_below_zero():
+    assert headers(("model", "tpm", 10, 2.9))["x-ratelimit-remaining-tokens"] == "2"
+    assert headers(("model", "tpm", 10, 2.9999999))["x-ratelimit-remaining-tokens"] == "3"
+    assert headers(("model", "tpm", 10, -7.0))["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_reset_is_whole_seconds_rounded_up():
+    assert headers(("model", "tpm", 9, 1.0), full_in_s=2.1)["x-ratelimit-reset-tokens"] == "3s"
+    assert headers(("model", "tpm", 9, 9.0), full_in_s=0.0)["x-ratelimit-reset-tokens"] == "0s"
+
+
+def test_a_limit_of_zero_is_the_tightest_and_has_no_reset():
+    rules = [rule("api_key", "rpm", 10), rule("model", "rpm", 0)]
+    readings = (Reading(0.0, -5.0, 90.0), Reading(NEVER, 0.0, NEVER))
+    assert render_headers(rules, [], Decision(False, readings, ())) == {
+        "x-ratelimit-limit-requests": "0",
+        "x-ratelimit-remaining-requests": "0",
+    }
+
+
+def test_concurrency_shows_the_tighter_of_key_and_model():
+    slots = [Slot("k", 10), Slot("m", 4)]
+    assert render_headers([], slots, Decision(True, (), (5, 3))) == {
+        "x-ratelimit-limit-concurrent": "4",
+        "x-ratelimit-remaining-concurrent": "1",
+    }
+    lowered = render_headers([], slots, Decision(False, (), (5, 9)))
+    assert lowered["x-ratelimit-remaining-concurrent"] == "0"
