@@ -10,7 +10,7 @@ Invariants:
 * No multi function is called inside a libcurl callback: callbacks only append and wake.
 * libcurl keeps the connect deadline; first byte, idle and total are loop timers of ours. The idle
   timer rests while we hold the transfer, because that silence is the caller's.
-* libcurl sends a request again by itself when a kept connection turns out dead before a byte of
+* libcurl sends a request again by itself when a kept connection turns out dead before a line of
   the answer came; nothing else is ever retried here.
 """
 

@@ -47,7 +47,7 @@ _UNREADABLE = {
     pycurl.E_BAD_CONTENT_ENCODING,
     _E_TOO_LARGE,
 }
-_UNREADABLE_TEXTS = ("chunked-encoding", "Too large response headers", "101 response")
+_UNREADABLE_TEXTS = ("chunk hex-length", "chunked-enco", "response headers")
 """Malformed answers that libcurl 8.23 reports as a plain E_RECV_ERROR, known by their text."""
 
 
@@ -58,7 +58,9 @@ def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> Upst
         return timed_out("connect", call.deadlines.connect_s, call)
     if code == pycurl.E_URL_MALFORMAT:
         return misconfigured("the upstream address is not a valid URL")
-    if code in _UNREADABLE or any(known in text for known in _UNREADABLE_TEXTS):
+    if code in _UNREADABLE or (
+        code == pycurl.E_RECV_ERROR and any(known in text for known in _UNREADABLE_TEXTS)
+    ):
         return UpstreamBroken(UNREADABLE, kind="decode", detail=detail)
     if answered:
         return UpstreamBroken(CUT, kind="cut", detail=detail)

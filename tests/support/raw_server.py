@@ -114,6 +114,12 @@ class RawConnection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
+    async def closed(self) -> None:
+        """Drop what is still unsent and wait for the socket to be closed."""
+        self._writer.transport.abort()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await self._writer.wait_closed()
+
 
 Serve = Callable[[RawConnection], Awaitable[None]]
 
@@ -168,7 +174,11 @@ async def raw_server(
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=WAIT_S)
+        await asyncio.gather(*(connection.closed() for connection in found.connections))
         await server.wait_closed()
+        for _ in range(10):
+            # connections whose handshake failed were never ours: the loop closes them in its turns
+            await asyncio.sleep(0)
     if found.failures:
         raise found.failures[0]
 
