@@ -53,7 +53,8 @@ _ASSIGNED = re.compile(
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (_ASSIGNED, rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(bearer|basic)[ ]+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {MASK}"),
+    (re.compile(r"(?i)\b(bearer)[ ]+(?!tokens?\b)[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {MASK}"),
+    (re.compile(r"(?i)\b(basic)[ ]+[A-Za-z0-9+/=]{8,}"), rf"\1 {MASK}"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{4,}"), f"sk-{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"), MASK),
     (re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{84}(?![A-Za-z0-9])"), MASK),

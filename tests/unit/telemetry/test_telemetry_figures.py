@@ -85,8 +85,10 @@ def test_durations_are_never_negative():
 
 @pytest.mark.parametrize(
     ("status", "word"),
-    [(200, "2xx"), (302, "3xx"), (499, "4xx"), (599, "5xx"), (101, "1xx")]
-    + [(None, "unknown"), (0, "unknown"), (600, "unknown"), (99, "unknown")],
+    [
+        *[(200, "2xx"), (302, "3xx"), (499, "4xx"), (599, "5xx"), (101, "1xx")],
+        *[(None, "unknown"), (0, "unknown"), (600, "unknown"), (99, "unknown")],
+    ],
 )
 def test_status_classes_are_a_closed_set(status, word):
     assert figures.status_class(status) == word
