@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,7 +12,13 @@ from aisix.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.memory import MemoryAnswer
 from tests.support.transports import bench
 
-pytestmark = pytest.mark.parametrize("form", ["curl", "memory"])
+H2 = pytest.param(
+    "curl-h2",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("h2") is None, reason="needs the package h2 (requirements-dev.txt)"
+    ),
+)
+pytestmark = pytest.mark.parametrize("form", ["curl", H2, "memory"])
 
 CUT = UpstreamBroken("cut", kind="cut")
 

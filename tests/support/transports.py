@@ -1,9 +1,10 @@
-"""One script, played by every Transport: in memory, or by a raw server to libcurl. I/O.
+"""One script, played by every Transport: in memory, or by a real server to libcurl. I/O.
 
 `bench(form, *answers)` gives the transport and an address; the n-th call gets the n-th answer. The
 script is a `MemoryAnswer` in both forms. On the wire a piece is a chunk, an event is silence, an
 exception in `pieces` is a cut, one in `before` closes before the head, and an event in
-`connecting` is a TLS handshake that nobody answers.
+`connecting` is a TLS handshake that nobody answers. Over HTTP/2 (form "curl-h2") a piece is DATA
+and a cut is RST_STREAM.
 """
 
 from __future__ import annotations
@@ -66,13 +67,18 @@ class Bench:
 
 @asynccontextmanager
 async def bench(form: str, *answers: MemoryAnswer) -> AsyncIterator[Bench]:
-    """`form` is "memory" or "curl"."""
+    """`form` is "memory", "curl" or "curl-h2"."""
     if form == "memory":
-        async with _in_memory(*answers) as found:
-            yield found
+        made = _in_memory(*answers)
+    elif form == "curl" or any(answer.connecting for answer in answers):
+        made = _on_the_wire(*answers, http2=form == "curl-h2")
     else:
-        async with _on_the_wire(*answers) as found:
-            yield found
+        # imported here: only this form needs the library h2
+        from tests.support.transports_h2 import over_http2
+
+        made = over_http2(*answers)
+    async with made as found:
+        yield found
 
 
 @asynccontextmanager
@@ -105,7 +111,7 @@ async def _in_memory(*answers: MemoryAnswer) -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def _on_the_wire(*answers: MemoryAnswer) -> AsyncIterator[Bench]:
+async def _on_the_wire(*answers: MemoryAnswer, http2: bool) -> AsyncIterator[Bench]:
     changed = asyncio.Event()
     remaining = iter(answers)
 
@@ -126,11 +132,9 @@ async def _on_the_wire(*answers: MemoryAnswer) -> AsyncIterator[Bench]:
                 return
 
     async def until(condition: Callable[[], bool]) -> None:
-        while not condition():
-            changed.clear()
-            await changed.wait()
+        await watch(condition, changed)
 
-    async with raw_server(serve) as server, curl_transport() as transport:
+    async with raw_server(serve) as server, curl_transport(http2=http2) as transport:
         handshake = any(answer.connecting for answer in answers)
         base = server.url("").replace("http:", "https:" if handshake else "http:")
         found = Bench(transport, base, until=until)
@@ -175,3 +179,10 @@ async def _silence(connection: RawConnection, event: asyncio.Event) -> bool:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
     return event.is_set()
+
+
+async def watch(condition: Callable[[], bool], changed: asyncio.Event) -> None:
+    """Wait for `condition`, asked again at each signal."""
+    while not condition():
+        changed.clear()
+        await changed.wait()
