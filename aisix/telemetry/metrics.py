@@ -236,8 +236,7 @@ class PrometheusRecorder:
         """
         self._snapshot = snapshot
         self._published_at = self._clock.time()
-        aliases = [*snapshot.aliases.values(), *snapshot.wildcards]
-        targets = {_target(alias.name, alias.deployment) for alias in aliases}
+        targets = {_target(alias.name, alias.deployment) for alias in snapshot.every_alias()}
         key_ids = {key.id for key in snapshot.keys_by_hash.values()}
         if self._targets <= targets and self._key_ids <= key_ids:
             return
@@ -357,7 +356,7 @@ class PrometheusRecorder:
         self._set("aisix_log_lines_dropped_total", self._log_lines_dropped())
         state = self._families["aisix_deployment_state"]
         state.retain(lambda _key: False)
-        for alias in (*self._snapshot.aliases.values(), *self._snapshot.wildcards):
+        for alias in self._snapshot.every_alias():
             target = _target(alias.name, alias.deployment)
             state.child(target._asdict())[0] = float(self._health.level(alias.name))
 
