@@ -271,7 +271,8 @@ def measure(scenario: Scenario, running: Gateway, mock_url: str, cpu: int) -> di
         through.append(figures)
 
     def median(rows: list[dict[str, Any]], name: str) -> float:
-        return statistics.median(row[name] for row in rows)
+        middle: float = statistics.median(row[name] for row in rows)
+        return middle
 
     result: dict[str, Any] = {
         "scenario": scenario.name,
