@@ -56,14 +56,15 @@ def clean_log(request: pytest.FixtureRequest) -> Iterator[None]:
         )
     ]
     assert not surprising, [
-        f"{record.name} {record.levelname}: {record.getMessage()} {record.__dict__.get('error', '')}"
+        f"{record.name} {record.levelname}: {record.getMessage()}"
+        f" {record.__dict__.get('error', '')}"
         for record in surprising
     ]
 
 
 @pytest.fixture(autouse=True)
 def needed_service(request: pytest.FixtureRequest) -> None:
-    """`@pytest.mark.service("prog")` skips when the program is absent, fails under REQUIRE_SERVICES."""
+    """`@pytest.mark.service("prog")` skips without the program; REQUIRE_SERVICES makes it fail."""
     for marker in request.node.iter_markers("service"):
         for program in marker.args:
             if shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin"):
