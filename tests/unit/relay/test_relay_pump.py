@@ -108,6 +108,10 @@ class RecordedReply:
         return self.status != 0
 
     @property
+    def ended(self) -> bool:
+        return self.finished
+
+    @property
     def departed(self) -> bool:
         return False
 
