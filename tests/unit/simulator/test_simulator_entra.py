@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -29,13 +30,13 @@ class FakeClock:
 
 
 def ask(
-    authority: Authority, tenant: str = "tid", script: Script | None = None, **changes: str
+    authority: Authority, tenant: str = "tid", *, script: Script | None = None, **changes: Any
 ) -> Fault:
     form = {name: value for name, value in {**FORM, **changes}.items() if value}
     return authority.answer(tenant, urlencode(form).encode(), script or Script())
 
 
-def token(authority: Authority, **changes: str) -> str:
+def token(authority: Authority, **changes: Any) -> str:
     answer = ask(authority, **changes)
     assert answer.status == 200
     given: str = json.loads(answer.body)["access_token"]
@@ -104,7 +105,7 @@ def test_a_token_of_another_simulator_is_refused() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_number(
-    changes: dict[str, str], status: int, number: int, error: str
+    changes: dict[str, Any], status: int, number: int, error: str
 ) -> None:
     answer = ask(Authority(Directory()), **changes)
     body = json.loads(answer.body)

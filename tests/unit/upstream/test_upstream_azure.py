@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ azure: Adapter = AzureOpenAI()
 
 
 def make_deployment(**changes):
-    fields = {
+    fields: dict[str, Any] = {
         "name": "gpt4o-prod",
         "provider": "azure",
         "adapter": "azure-openai",
@@ -209,7 +210,7 @@ def test_text_is_sent_as_utf8_without_needless_escapes():
 
 
 def nested(levels):
-    value = []
+    value: list[object] = []
     for _ in range(levels):
         value = [value]
     return value

@@ -131,6 +131,7 @@ async def test_a_refusal_names_only_its_number_to_callers(status, number, caplog
     with pytest.raises(CredentialRefused) as failed:
         await tokens.token(app())
     assert failed.value.message == f"upstream authentication failed (AADSTS{number})"
+    assert failed.value.detail is not None
     assert "Trace ID: 1" in failed.value.detail
     assert failed.value.detail.isprintable()
     assert SECRET not in failed.value.detail

@@ -389,6 +389,7 @@ def test_every_error_the_simulator_knows_is_explained_without_our_names(name):
     for ours in ("gpt4o-prod", "acme-west", "azure.com", "Traceback", "callstack"):
         assert ours not in shown
     assert rejected.status == (fault.status if 400 <= fault.status < 500 else 502)
+    assert rejected.detail is not None
     assert len(rejected.detail) <= 2048
     assert rejected.type == "upstream_error"
     answer_headers(rejected)

@@ -80,7 +80,7 @@ def test_a_deployment_without_a_readable_host_still_hides_its_name():
 
 
 def test_json_is_scrubbed_throughout_and_cut_off_when_deep():
-    deep = "x"
+    deep: object = "x"
     for _ in range(900):
         deep = [deep]
     value = {"a": ["10.0.0.1", 1, True, None], "CallStack": "x", "10.0.0.1": {}, "deep": deep}

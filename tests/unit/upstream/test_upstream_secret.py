@@ -66,11 +66,13 @@ def test_json_is_a_client_secret_of_the_public_cloud_by_default():
 )
 def test_the_scope_follows_the_cloud_of_the_authority(authority, origin, scope):
     credential = parse_secret(entra(authority_host=authority))
+    assert isinstance(credential, ClientSecret)
     assert (credential.authority, credential.scope) == (origin, scope)
 
 
 def test_a_scope_of_ones_own_wins():
     credential = parse_secret(entra(scope="https://ai.azure.com/.default"))
+    assert isinstance(credential, ClientSecret)
     assert credential.scope == "https://ai.azure.com/.default"
 
 
