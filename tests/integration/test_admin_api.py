@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from aisix.store.resources import SqliteResourceStore
 from tests.support.control import ADMIN_KEY, AZURE_KEY, MODEL, error_of, make_control, serve_admin
 
 V1 = "/admin/v1"
-CALLER = {"key": "sk-azure-caller", "allowed_models": ["gpt-4o-azure"]}
+CALLER: dict[str, Any] = {"key": "sk-azure-caller", "allowed_models": ["gpt-4o-azure"]}
 
 
 async def raw_exchange(port: int, request: bytes) -> bytes:
@@ -329,7 +330,7 @@ async def test_if_match_guards_put_delete_and_rotate(if_match, status):
         for method, rest in (("PUT", ""), ("DELETE", ""), ("POST", "/rotate")):
             entry = await api.json("POST", f"{V1}/apikeys", {**CALLER, "key": f"k{method}"})
             path = f"{V1}/apikeys/{entry['id']}{rest}"
-            body = {"allowed_models": []} if method == "PUT" else None
+            body: Any = {"allowed_models": []} if method == "PUT" else None
             response = await api.call(method, path, body, headers={"If-Match": if_match})
             assert response.code == status
             if status != 200:

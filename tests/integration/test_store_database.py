@@ -453,5 +453,6 @@ async def test_one_damaged_row_is_named_and_hides_no_other(change, fault, tmp_pa
         async with database.writing() as connection:
             await connection.execute(change)
         damaged, good = await store.all()
+        assert damaged.fault is not None
         assert fault in damaged.fault
         assert (good.secret, good.fault) == ("the-secret", None)

@@ -149,7 +149,8 @@ def test_an_unknown_key_is_refused_with_the_likeliest_one(path, hint):
 
 
 def test_a_dotted_key_does_not_pass_for_a_nested_one():
-    assert problems_of({**ADMIN, "proxy.addr": "127.0.0.1:1", 7: 1}) == [
+    document: dict[Any, object] = {**ADMIN, "proxy.addr": "127.0.0.1:1", 7: 1}
+    assert problems_of(document) == [
         "proxy.addr: unknown key; nest sections instead of writing dots",
         "7: unknown key; nest sections instead of writing dots",
     ]
@@ -378,7 +379,7 @@ def test_two_listeners_on_one_address_are_refused():
 
 
 def test_the_metrics_listener_counts_only_when_it_is_on():
-    prometheus = {"addr": "127.0.0.1:3000"}
+    prometheus: dict[str, object] = {"addr": "127.0.0.1:3000"}
     document = {**ADMIN, "observability": {"metrics": {"prometheus": prometheus}}}
     assert problems_of(document) == [
         "observability.metrics.prometheus.addr: 127.0.0.1:3000 is taken by proxy.addr"

@@ -154,7 +154,7 @@ def test_a_caller_key_is_compiled_whole():
     [(None, NOW + 5), ("1970-01-01T00:16:42Z", 1002.0), ("1970-01-01T01:00:00Z", NOW + 5)],
 )
 def test_a_rotated_key_also_works_under_its_old_hash_while_the_grace_lasts(expires_at, until):
-    doc = {"previous_key_hash": "bb" * 32, "previous_expires_at": NOW + 5}
+    doc: dict[str, Any] = {"previous_key_hash": "bb" * 32, "previous_expires_at": NOW + 5}
     if expires_at:
         doc["expires_at"] = expires_at
     keys = compiled(caller_row(**doc)).snapshot.keys_by_hash

@@ -24,7 +24,8 @@ def stored_key(**fields: Any) -> StoredResource:
 
 def key_draft(stored: StoredResource | None = None, adapter: Any = None, **fields: Any):
     body = {name: value for name, value in {**AZURE_KEY, **fields}.items() if value is not None}
-    return rules.draft_provider_key(body, stored, adapters={"azure-openai": adapter or ADAPTER})
+    adapters: Any = {"azure-openai": adapter or ADAPTER}
+    return rules.draft_provider_key(body, stored, adapters=adapters)
 
 
 def refusal(call, *args, **fields) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -14,7 +15,7 @@ SCHEMAS = Schemas(("azure-openai",))
 KEY = {"display_name": "k", "adapter": "azure-openai", "secret": "s", "api_base": "acme"}
 MODEL = {"display_name": "m", "provider": "azure", "model_name": "d", "provider_key_id": "1"}
 CALLER = {"key_hash": "ab" * 32, "allowed_models": ["m"]}
-GOOD = {"provider_keys": KEY, "models": MODEL, "apikeys": CALLER}
+GOOD: dict[str, dict[str, Any]] = {"provider_keys": KEY, "models": MODEL, "apikeys": CALLER}
 LIMITS = {"rps": 1, "rpm": 2, "rph": 3, "rpd": 4, "tpm": 5, "tpd": 6, "concurrency": 0}
 
 
@@ -127,7 +128,7 @@ def test_a_missing_field_is_named(kind, name):
 
 def test_one_of_secret_and_key_is_needed_on_create_only():
     key = {name: value for name, value in KEY.items() if name != "secret"}
-    caller = {"allowed_models": []}
+    caller: dict[str, object] = {"allowed_models": []}
     assert "exactly one" in refused("provider_keys", key)
     assert "exactly one" in refused("apikeys", caller)
     assert SCHEMAS.check("provider_keys", key, replacing=True) == key
