@@ -61,10 +61,8 @@ async def test_a_bounded_buffer_passes_every_byte_once_and_in_order(high_water_b
 async def test_a_full_buffer_refuses_until_it_was_read():
     producer = Producer([])
     buffer = producer.buffer
-    assert buffer.offer(b"x" * 10)
-    assert not buffer.held
-    assert not buffer.offer(b"y")
-    assert buffer.held
+    assert (buffer.offer(b"x" * 10), buffer.held) == (True, False)
+    assert (buffer.offer(b"y"), buffer.held) == (False, True)
     assert buffer.size == 10
     assert await buffer.read() == b"x" * 10
     assert producer.resumed == 1
