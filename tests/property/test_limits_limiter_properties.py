@@ -106,12 +106,11 @@ class LimiterMachine(RuleBasedStateMachine):
             for layer, policy in self.policies.items()
             if policy.concurrency is not None and len(self.holds) >= policy.concurrency
         }
+        told: tuple[str, str] | None = None
         try:
             hold = run(self.limiter.admit(self.exchange(prompt, output)))
         except LimitExceeded as error:
             told = (error.layer, error.limit)
-        else:
-            told = None
         assert told in refusing if refusing else told is None
         if told is not None:
             return

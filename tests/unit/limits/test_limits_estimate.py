@@ -125,6 +125,7 @@ def test_an_endpoint_without_a_prompt_has_no_prompt_tokens():
 )
 def test_a_prompt_of_the_wrong_shape_is_not_an_error(content):
     for spec in (CHAT, COMPLETION, EMBEDDING):
+        assert spec.prompt_field is not None
         document = {spec.prompt_field: content}
         assert prompt_tokens(document, spec) >= 0
         assert output_tokens(document, spec, 500) >= 0

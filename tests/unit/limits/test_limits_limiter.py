@@ -63,6 +63,7 @@ def test_every_request_limit_lets_its_number_pass_and_then_tells_the_wait(layer,
         world.admit(on(layer, **{limit: 4}))
     error = world.refuse(on(layer, **{limit: 4}))
     assert (error.layer, error.limit, error.scope) == (layer, limit, "requests")
+    assert error.retry_after_s is not None
     assert error.retry_after_s == pytest.approx(window_s / 4)
     assert f"{limit} of {LAYERS[layer]} (4 requests per {window_s:.0f} s)" in error.message
     world.clock.now += error.retry_after_s
@@ -77,6 +78,7 @@ def test_every_token_limit_reserves_the_estimate_and_then_tells_the_wait(layer, 
     world.admit(on(layer, **{limit: 25}))
     error = world.refuse(on(layer, **{limit: 25}))
     assert (error.layer, error.limit, error.scope) == (layer, limit, "tokens")
+    assert error.retry_after_s is not None
     assert error.retry_after_s == pytest.approx(window_s * 5 / 25)
     world.clock.now += error.retry_after_s
     world.admit(on(layer, **{limit: 25}))
@@ -334,7 +336,7 @@ def test_keys_and_models_have_buckets_of_their_own():
 )
 def test_every_relayed_endpoint_is_held_to_token_limits(spec):
     world = World()
-    body = {spec.prompt_field: [{"role": "user", "content": "x" * 400}]}
+    body: dict[str, Any] = {spec.prompt_field: [{"role": "user", "content": "x" * 400}]}
     if spec is not CHAT:
         body = {spec.prompt_field: "x" * 400}
     exchange = make_exchange(LimitPolicy(tpm=150), document=body, spec=spec)
