@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
 ROOT = Path(__file__).parents[2]
+PYTHON = (sys.executable, "-u")
 ADMIN_KEY = "admin-local-only-change-me"
 CALLER_KEY = "sk-azure-caller"
 SIMULATOR_KEY = "simulator-key"
@@ -73,7 +75,14 @@ def send(
 ) -> Answer:
     """One request on a connection of its own. Bytes are sent as they are, all else as JSON."""
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
+    host, port = place.hostname or "", place.port
+    if place.scheme == "https":
+        trusting = ssl._create_unverified_context()  # our own simulator
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=timeout_s, context=trusting
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     sent = dict(headers or {})
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
@@ -109,7 +118,7 @@ class Program:
         preexec: Callable[[], None] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-u", *command],
+            command,
             cwd=cwd,
             env=clean_env(env),
             stdout=subprocess.PIPE,
@@ -169,6 +178,10 @@ class Program:
         """Send a signal."""
         self.process.send_signal(number)
 
+    def press_ctrl_c(self) -> None:
+        """SIGINT to it and to all it started, as a terminal does."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def wait(self, timeout_s: float = WAIT_S) -> Ended:
         """Wait for the end, killing what does not come to one."""
         try:
@@ -198,8 +211,12 @@ class Program:
 
 
 def clean_env(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment without what configures a gateway, and with `more`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AISIX_")}
+    """This environment without what configures a gateway or comes from make, and with `more`."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AISIX_", "MAKE", "MFLAGS"))
+    }
     env.update(more or {})
     return env
 
@@ -208,16 +225,15 @@ class SimulatorProgram(Program):
     """`python -m aisix.simulator`, and its control endpoint."""
 
     def __init__(self, *arguments: str) -> None:
-        super().__init__(["-m", "aisix.simulator", "--port", "0", *arguments])
+        super().__init__([*PYTHON, "-m", "aisix.simulator", "--port", "0", *arguments])
         line = self.wait_for(
             lambda text: "listening on" in text, name="stdout", timeout_s=START_TIMEOUT_S
         )[0]
         self.url = line.split()[-1]
         self.port = urlsplit(self.url).port or 0
-        self.is_tls = self.url.startswith("https")
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask the control endpoint (plain HTTP only). Raises AssertionError when it refuses."""
+        """Ask the control endpoint. Raises AssertionError when it refuses."""
         answer = send(method, f"{self.url}/_sim/{path}", body)
         assert answer.status == 200, answer.body
         return answer.json
@@ -262,7 +278,7 @@ class GatewayProgram(Program):
         }
         self.began = time.monotonic()
         super().__init__(
-            [str(ROOT / "server.py"), "--config", str(config)], env=env, preexec=preexec
+            [*PYTHON, str(ROOT / "server.py"), "--config", str(config)], env=env, preexec=preexec
         )
         self.proxy = self.admin = self.metrics = ""
         self.ready_s = 0.0
