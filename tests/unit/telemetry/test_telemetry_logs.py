@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import pytest
 
@@ -21,9 +22,10 @@ SECRET = "secret-of-the-test"
 
 
 @contextmanager
-def logging_to(stream: io.TextIOBase | None = None, **options) -> Iterator[io.StringIO]:
-    out = stream if stream is not None else io.StringIO()
-    logs.configure(stream=out, **options)
+def logging_to(stream: TextIO | None = None, **options) -> Iterator[io.StringIO]:
+    """Lines go to `stream`, or without one to what is yielded."""
+    out = io.StringIO()
+    logs.configure(stream=out if stream is None else stream, **options)
     try:
         yield out
     finally:
@@ -162,10 +164,11 @@ def test_a_terminal_gets_text_and_a_pipe_json():
         def isatty(self) -> bool:
             return True
 
-    with logging_to(Terminal()) as out:
+    terminal = Terminal()
+    with logging_to(terminal):
         OWN.info("x")
         logs.flush()
-        assert not out.getvalue().startswith("{")
+        assert not terminal.getvalue().startswith("{")
     with logging_to() as out:
         OWN.info("x")
         assert documents(out)
@@ -241,11 +244,12 @@ def test_reset_writes_what_waits():
 
 
 def test_lines_of_many_threads_are_whole():
+    def write() -> None:
+        for _ in range(50):
+            OWN.info("x" * 200)
+
     with logging_to() as out:
-        threads = [
-            threading.Thread(target=lambda: [OWN.info("x" * 200) for _ in range(50)])
-            for _ in range(4)
-        ]
+        threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

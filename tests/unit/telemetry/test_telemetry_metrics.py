@@ -217,7 +217,9 @@ def test_estimated_usage_says_so():
 
 def test_a_request_without_a_known_alias_never_carries_the_callers_text():
     recorder = make_recorder()
-    payload = replace(make_exchange().payload, requested="invented-by-the-caller")
+    payload = make_exchange().payload
+    assert payload is not None
+    payload = replace(payload, requested="invented-by-the-caller")
     error = errors.UnknownAlias("no such model")
     serve(recorder, make_refused(error=error, status=404, payload=payload))
     assert b"invented" not in recorder.render()[1]
@@ -429,11 +431,11 @@ def test_dropped_log_lines_are_shown():
 def test_a_bug_in_counting_is_logged_once_and_never_raised(caplog):
     recorder = make_recorder()
     broken = make_exchange()
-    broken.timings = None
+    broken.timings = None  # type: ignore[assignment]  # the bug that is not to spread
     for _ in range(3):
         recorder.exchange_started(broken)
         recorder.exchange_ended(broken)
-    recorder.limit_decided("no error at all")
+    recorder.limit_decided("no error at all")  # type: ignore[arg-type]  # another one
     reports = [record.where for record in caplog.records if record.msg == "metrics.failed"]
     assert reports == ["exchange_ended"]
     assert value(recorder, "aisix_proxy_in_flight_requests") == 0
