@@ -59,6 +59,7 @@ class BodyBuffer:
         self._ended = True
         self._error = error
         self.held = False
+        self._resume = _nothing  # the producer usually owns us: no cycle outlives the transfer
         self._wake()
 
     async def read(self) -> bytes:
@@ -93,6 +94,10 @@ class BodyBuffer:
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def _nothing() -> None:
+    """There is nobody to resume any more."""
 
 
 async def read_all(read: Callable[[], Awaitable[bytes]], limit: int) -> bytes:

@@ -184,8 +184,9 @@ class _Transfer:
         """Give the handle back. The upstream side of it happens before the first await."""
         self.end(None)
         self._curl.close()
-        if self._upload is not None:
-            await self._upload.stop()
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            await upload.stop()
 
     def end(self, error: BaseException | None) -> None:
         """Stop the transfer, if it still runs; a reader gets what came, then `error`. First wins.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import socket
@@ -510,8 +511,12 @@ async def test_bytes_before_a_cut_are_delivered():
 
 
 @pytest.mark.gen_test
-async def test_calls_one_after_the_other_share_a_connection():
-    async with raw_server(always(OK)) as server, curl_transport() as transport:
+@pytest.mark.parametrize("tcp_keepalive_s", [0, 60])
+async def test_calls_one_after_the_other_share_a_connection(tcp_keepalive_s):
+    async with (
+        raw_server(always(OK)) as server,
+        curl_transport(tcp_keepalive_s=tcp_keepalive_s) as transport,
+    ):
         for _ in range(20):
             assert await fetch(transport, call(server.url())) == b"ok"
         assert len(server.connections) == 1
@@ -838,6 +843,21 @@ async def test_transports_leave_no_descriptor_open():
             await asyncio.sleep(0)
             counts.append(descriptors())
         assert counts[-1] <= counts[0]
+
+
+@pytest.mark.gen_test
+async def test_a_finished_call_leaves_nothing_to_the_garbage_collector():
+    """A cycle per call would make collections, and so pauses, grow with the load."""
+    async with raw_server(always(OK)) as server, curl_transport() as transport:
+        await fetch(transport, call(server.url()))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await fetch(transport, call(server.url()))
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
 
 
 @pytest.mark.gen_test
