@@ -45,7 +45,10 @@ def _npm_install(folder: Path) -> None:
             command, cwd=folder, check=True, capture_output=True, text=True, timeout=NPM_TIMEOUT_S
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        why = f"npm cannot install openai-js: {error} {error.stderr or ''}"[:500]
+        said = error.stderr or ""
+        if isinstance(said, bytes):  # a time-out hands over what came so far, undecoded
+            said = said.decode(errors="replace")
+        why = f"npm cannot install openai-js: {error} {said}"[:500]
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(why)
         pytest.skip(why)

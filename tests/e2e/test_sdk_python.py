@@ -13,12 +13,13 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
+from openai.types.chat import ChatCompletionFunctionToolParam
 
 from tests.support.process import ADMIN_KEY, CALLER_KEY, Stand, send
 
 MESSAGES: list[Any] = [{"role": "user", "content": "ping"}]
 SAID = "Hello from Azure OpenAI! You said: ping"
-TOOL: dict[str, Any] = {
+TOOL: ChatCompletionFunctionToolParam = {
     "type": "function",
     "function": {
         "name": "weather",
