@@ -50,7 +50,7 @@ async def test_the_head_is_known_before_the_body(form):
 @pytest.mark.gen_test
 async def test_pieces_come_in_order_and_the_end_stays_the_end(form):
     gates = [asyncio.Event() for _ in range(3)]
-    pieces = [b"one", gates[0], b"two", gates[1], b"three", gates[2]]
+    pieces: list[bytes | asyncio.Event] = [b"one", gates[0], b"two", gates[1], b"three", gates[2]]
     async with (
         bench(form, MemoryAnswer(pieces=pieces)) as found,
         found.transport.open(found.call()) as answer,
@@ -303,8 +303,9 @@ async def test_closing_ends_what_is_in_flight(form, script):
 
 @pytest.mark.gen_test
 async def test_many_calls_run_side_by_side(form):
-    script = MemoryAnswer(pieces=[b"data: %d\n\n" % number for number in range(20)])
-    expected = b"".join(script.pieces)
+    pieces = [b"data: %d\n\n" % number for number in range(20)]
+    script = MemoryAnswer(pieces=pieces)
+    expected = b"".join(pieces)
 
     async def one() -> bytes:
         async with found.transport.open(found.call()) as answer:

@@ -81,6 +81,7 @@ async def test_an_unknown_authority_is_refused_and_told_nothing(ca):
     ):
         error = await refusal(transport, server.url())
         assert error.message == NOT_VERIFIED
+        assert error.detail is not None
         assert "certificate" in error.detail
     assert requests in ([], [None])
 
@@ -95,6 +96,7 @@ async def test_an_expired_certificate_is_refused(ca, ca_file):
     ):
         error = await refusal(transport, server.url())
         assert error.message == NOT_VERIFIED
+        assert error.detail is not None
         assert "expired" in error.detail
 
 

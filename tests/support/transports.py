@@ -153,15 +153,15 @@ async def play(connection: RawConnection, script: MemoryAnswer) -> bool:
     framing = "" if bare else "Transfer-Encoding: chunked\r\n"
     fields = "".join(f"{name}: {value}\r\n" for name, value in script.headers.items())
     await connection.send(f"HTTP/1.1 {script.status} X\r\n{fields}{framing}\r\n".encode())
-    for step in script.pieces:
-        if isinstance(step, BaseException):
+    for piece in script.pieces:
+        if isinstance(piece, BaseException):
             connection.cut()
             return True
-        if isinstance(step, asyncio.Event):
-            if not await _silence(connection, step):
+        if isinstance(piece, asyncio.Event):
+            if not await _silence(connection, piece):
                 return False
         else:
-            await connection.send(chunk(step))
+            await connection.send(chunk(piece))
     if not bare:
         await connection.send(LAST_CHUNK)
     return True

@@ -53,13 +53,13 @@ async def play(stream: H2Stream, script: MemoryAnswer) -> None:
         await stream.silence(step)
     headers = [(name.lower(), value) for name, value in script.headers.items()]
     await stream.head(script.status, headers, end=not script.pieces)
-    for step in script.pieces:
-        if isinstance(step, BaseException):
+    for piece in script.pieces:
+        if isinstance(piece, BaseException):
             await stream.reset()
             return
-        if isinstance(step, asyncio.Event):
-            await stream.silence(step)
+        if isinstance(piece, asyncio.Event):
+            await stream.silence(piece)
         else:
-            await stream.send(step)
+            await stream.send(piece)
     if script.pieces:
         await stream.finish()
