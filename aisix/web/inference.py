@@ -52,8 +52,6 @@ class InferenceHandler(BaseHandler):
         """Start the pipeline; the body follows."""
         front = self.front
         self.name_request(request_id(self.request.headers, front.accept_request_ids))
-        if front.state.draining:
-            self.set_header("Connection", "close")
         match = front.routes.match(self.request.method or "", self.request.path)
         inbound = InboundRequest(
             request_id=self.request_id,
@@ -104,6 +102,13 @@ class InferenceHandler(BaseHandler):
         """End the exchange now, whatever it is doing."""
         if self.task is not None:
             self.task.cancel()
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """What was written leaves. A head that leaves while the process drains says so, even when
+        the request came before; callers then open their next connection elsewhere."""
+        if self.front.state.draining:
+            self.set_header("Connection", "close")
+        return super().flush(include_footers)
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
         """The last byte; the request is in flight until the socket has all of the answer."""
