@@ -31,6 +31,7 @@ ALIAS = "gpt-4o-azure"
 DEPLOYMENT = "gpt4o-prod"
 SIMULATOR_KEY = "simulator-key"
 START_TIMEOUT_S = 20.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -255,13 +256,30 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             child.stop()
 
 
+def stop_like_ctrl_c() -> None:
+    """Let every way of ending the demo end its children too, a closed terminal included.
+
+    What a shell or nohup has the demo ignore stays ignored, but for SIGTERM.
+    """
+    for number in _STOP_SIGNALS:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    # once: a second Ctrl-C must not interrupt the stopping of the children
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Run the demo; the exit status is 0 after Ctrl-C, 1 when something is in the way."""
     parser = argparse.ArgumentParser(description="AISIX demo: simulator and gateway")
     for name, port in (("proxy", 3000), ("admin", 3001), ("metrics", 9090), ("simulator", 3010)):
         parser.add_argument(f"--{name}-port", type=int, default=port, help="0 = any free port")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    stop_like_ctrl_c()
     with tempfile.TemporaryDirectory(prefix="aisix-demo-") as folder:
         try:
             run(arguments, Path(folder))
