@@ -35,7 +35,7 @@ from aisix.errors import (
     answer_headers,
     envelope,
 )
-from aisix.relay.pump import Relay, error_event
+from aisix.relay.pump import Relay, drain, error_event
 from aisix.routing import listing
 from aisix.routing.payload import check_headers, parse_payload
 from aisix.routing.resolver import resolve
@@ -89,7 +89,9 @@ class Pipeline:
         except CallerDeparted:
             self._depart(exchange)
         except asyncio.CancelledError:
-            if reply.departed:
+            if exchange.ended:
+                pass  # only the transfer was still to be put away
+            elif reply.departed:
                 self._depart(exchange)
             elif reply.ended:
                 exchange.advance(Phase.DONE)
@@ -133,9 +135,15 @@ class Pipeline:
                     headers=self._headers(exchange, answer),
                     meter=meter,
                 )
+                self._take_usage(exchange, meter)
+                exchange.advance(Phase.DONE)
+                if exchange.streaming:
+                    # the caller has its last byte and may already be asking again
+                    self._settle(exchange)
+                    await drain(answer)
         finally:
-            self._take_usage(exchange, meter)
-        exchange.advance(Phase.DONE)
+            if not exchange.ended:
+                self._take_usage(exchange, meter)
 
     def _authenticate(self, exchange: Exchange) -> Any:
         try:
@@ -239,6 +247,9 @@ class Pipeline:
         return exchange.hold.headers if exchange.hold is not None else {}
 
     def _settle(self, exchange: Exchange) -> None:
+        if exchange.settled:
+            return
+        exchange.settled = True
         exchange.timings.ended = self._clock.monotonic()
         hold = exchange.hold
         if hold is not None:

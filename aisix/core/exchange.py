@@ -115,6 +115,7 @@ class Exchange:
     status: int = 0
     error: GatewayError | None = None
     departed: bool = False
+    settled: bool = False
 
     @property
     def id(self) -> str:

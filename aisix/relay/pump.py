@@ -104,8 +104,6 @@ class Relay:
                 if not piece:
                     break
             await out.finish()
-        if piece:
-            await _drain(answer)
 
     async def _relay_document(
         self,
@@ -149,6 +147,25 @@ class Relay:
         await reply.finish()
 
 
+async def drain(answer: UpstreamAnswer) -> None:
+    """Wait a moment for the upstream's end, so that its connection can be used again.
+
+    To be called when a stream has been relayed. The caller has all of its answer, and many SDKs
+    hang up when they read the end mark: being cancelled here only ends the wait, and the exchange
+    stays a success.
+    """
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while await answer.read():
+                pass
+    except (TimeoutError, GatewayError):
+        return
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None:  # pragma: no branch - this always runs in a task
+            task.uncancel()
+
+
 def error_event(envelope: Mapping[str, Any]) -> bytes:
     """A late error as an event of its own; no end mark may follow it."""
     text = ujson.dumps(envelope, escape_forward_slashes=False)
@@ -178,24 +195,6 @@ async def _read(answer: UpstreamAnswer, rewriter: StreamRewriter) -> bytes:
         if error.kind == "cut" and rewriter.complete:
             return b""
         raise
-
-
-async def _drain(answer: UpstreamAnswer) -> None:
-    """Wait a moment for the upstream's end, so that its connection can be used again.
-
-    Many SDKs hang up when they read the end mark. The caller then has all of its answer: being
-    cancelled here only ends the wait, and the exchange stays a success.
-    """
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            while await answer.read():
-                pass
-    except (TimeoutError, GatewayError):
-        return
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None:  # pragma: no branch - this always runs in a task
-            task.uncancel()
 
 
 def _is_json(media_type: str) -> bool:

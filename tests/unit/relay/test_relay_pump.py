@@ -15,7 +15,7 @@ from aisix.core.request import InboundRequest
 from aisix.core.snapshot import Snapshot
 from aisix.errors import CallerDeparted, UpstreamBroken, UpstreamTimeout
 from aisix.relay.keepalive import HEARTBEAT
-from aisix.relay.pump import Relay, error_event
+from aisix.relay.pump import Relay, drain, error_event
 from aisix.relay.rewrite import DONE
 from aisix.usage.meter import UsageMeter
 from tests.support.azure_streams import (
@@ -207,6 +207,8 @@ class Case:
                 headers={"x-aisix-call-id": "r1"},
                 meter=self.meter,
             )
+            if self.exchange.streaming:
+                await drain(self.answer)
         finally:
             assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()
 
