@@ -8,16 +8,21 @@ read the early answer instead of a connection reset.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 
+from aisix.core.request import HeaderView
 from aisix.errors import BodyTooLarge, CallerDeparted
 
 HIGH_WATER_BYTES = 256 * 1024
 """While this much is unread, the caller's socket is not read."""
 
-SWALLOW_BYTES = 32 * 1024 * 1024
-"""How much of an unwanted body is read before the connection is closed instead."""
+SWALLOW_BYTES = 256 * 1024 * 1024
+"""How much of an unwanted body is read before the connection is closed instead. Ample: a caller
+whose upload is cut sees a reset and never learns why."""
+
+_LIST = re.compile(r",[ \t]*")
 
 
 class StreamedBody:
@@ -113,3 +118,14 @@ class StreamedBody:
 def body_too_large(limit: int) -> BodyTooLarge:
     """The 413 of a body over `limit` bytes."""
     return BodyTooLarge(f"request body exceeds {limit}-byte limit")
+
+
+def is_framed(headers: HeaderView) -> bool:
+    """Whether the head says clearly where the body ends. HTTP servers refuse the message
+    otherwise, but only after the head has been handed on."""
+    coding = headers.get("Transfer-Encoding")
+    length = headers.get("Content-Length")
+    if coding is not None:
+        return length is None and coding.lower() == "chunked"
+    first, *repeats = _LIST.split(length if length is not None else "0")
+    return first.isascii() and first.isdecimal() and all(again == first for again in repeats)

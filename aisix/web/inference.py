@@ -21,7 +21,7 @@ from aisix.core.request import InboundRequest
 from aisix.errors import BodyTooLarge, GatewayError
 from aisix.pipeline import Pipeline
 from aisix.web.base import BaseHandler, ProcessState, request_id
-from aisix.web.body import StreamedBody, body_too_large
+from aisix.web.body import StreamedBody, body_too_large, is_framed
 from aisix.web.reply import HandlerReply
 from aisix.web.routes import Match, Routes
 
@@ -47,16 +47,22 @@ class InferenceHandler(BaseHandler):
         self.body = StreamedBody()
         self.reply = HandlerReply(self, body_complete=lambda: self.body.complete)
         self.task: asyncio.Task[Exchange] | None = None
+        self.method = self.request.method or ""
+        if self.method not in self.SUPPORTED_METHODS:
+            # Tornado would refuse it before `prepare`, and so past the pipeline
+            self.request.method = "OPTIONS"
 
     def prepare(self) -> None:
         """Start the pipeline; the body follows."""
         front = self.front
         self.name_request(request_id(self.request.headers, front.accept_request_ids))
-        match = front.routes.match(self.request.method or "", self.request.path)
+        if not is_framed(self.request.headers):
+            return  # Tornado is about to answer 400 itself; two answers would be read as two
+        match = front.routes.match(self.method, self.request.path)
         inbound = InboundRequest(
             request_id=self.request_id,
             spec=match.spec,
-            method=self.request.method or "",
+            method=self.method,
             path=self.request.path,
             headers=self.request.headers,
             body=self.body,
