@@ -8,6 +8,7 @@ once or raised. Nothing here runs after the commit point: what fails later fails
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -42,6 +43,9 @@ from aisix.routing.policy import Repairs, Verdict, health_reason
 ERROR_BODY_LIMIT_BYTES = 64 * 1024
 """As much of an error answer as is kept; the rest is not read."""
 
+ERROR_BODY_S = 5.0
+"""How long an error answer is read; a caller need not wait for words when the status is known."""
+
 FORWARDED_HEADERS = (
     "openai-beta",
     "x-ms-client-request-id",
@@ -64,6 +68,7 @@ class DefaultDeadlines:
     first_byte_s: float
     idle_s: float
     total_s: float
+    error_body_s: float = ERROR_BODY_S
 
 
 class Dispatcher:
@@ -112,7 +117,7 @@ class Dispatcher:
                 if answer.status < 300:
                     yield answer
                     return
-                body = await answer.read_all(ERROR_BODY_LIMIT_BYTES)
+                body = await self._error_body(answer)
                 verdict = repairs.judge(
                     token_refused=token is not None and adapter.refused_token(answer.status, body),
                     stream_options_refused=adapter.refused_stream_options(answer.status, body),
@@ -126,6 +131,14 @@ class Dispatcher:
                 token = await self._renewed(exchange, deployment, token or "", refusal)
             else:
                 self._remember(target)
+
+    async def _error_body(self, answer: UpstreamAnswer) -> bytes:
+        """The body of an error answer, nothing when it breaks off: the status says enough."""
+        try:
+            async with asyncio.timeout(self._deadlines.error_body_s):
+                return await answer.read_all(ERROR_BODY_LIMIT_BYTES)
+        except (TimeoutError, UpstreamFailed):
+            return b""
 
     @asynccontextmanager
     async def _attempt(

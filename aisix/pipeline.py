@@ -205,7 +205,8 @@ class Pipeline:
     def _depart(self, exchange: Exchange) -> None:
         exchange.departed = True
         exchange.status = CLIENT_CLOSED_REQUEST
-        if exchange.usage is None and exchange.phase is Phase.DISPATCHED:
+        refused = exchange.upstream_status is not None and exchange.upstream_status >= 300
+        if exchange.usage is None and exchange.phase is Phase.DISPATCHED and not refused:
             prompt = exchange.prompt_estimate_tokens
             exchange.usage = Usage(prompt_tokens=prompt, total_tokens=prompt, estimated=True)
         exchange.advance(Phase.ABORTED)
