@@ -145,8 +145,8 @@ class Dispatcher:
         self, exchange: Exchange, call: UpstreamCall
     ) -> AsyncIterator[UpstreamAnswer]:
         """One attempt: its answer, and its place in health and metrics."""
-        alias_name = _require(exchange.alias).name
-        deployment = _require(exchange.deployment)
+        alias = _require(exchange.alias)
+        alias_name = alias.name
         ok = False
         reached = False
         status: int | None = None
@@ -168,8 +168,9 @@ class Dispatcher:
                 self._health.failed(alias_name, reason)
             raise
         finally:
+            # as configured: the name that a wildcard made of the caller's text is no label
             self._recorder.attempt_ended(
-                deployment, alias_name, ok=ok, status=status, reached=reached
+                alias.deployment, alias_name, ok=ok, status=status, reached=reached
             )
 
     def _adapter(self, deployment: Deployment) -> Adapter:

@@ -371,7 +371,7 @@ def _identity(exchange: Exchange) -> tuple[object, ...]:
     caller_id = caller.id if caller is not None else None
     if alias is None:
         return exchange.request.spec.operation, caller_id, exchange.attempts > 0
-    deployment = exchange.deployment or alias.deployment
+    deployment = alias.deployment  # as configured: a wildcard's is the caller's text by now
     return (
         exchange.request.spec.operation,
         caller_id,
@@ -398,7 +398,7 @@ def _exchange_target(exchange: Exchange) -> Target:
     alias = exchange.alias
     if alias is None:
         return UNRESOLVED
-    return _target(alias.name, exchange.deployment or alias.deployment)
+    return _target(alias.name, alias.deployment)
 
 
 def _dimensions(exchange: Exchange) -> dict[str, str]:

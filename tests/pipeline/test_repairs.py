@@ -189,6 +189,7 @@ async def test_a_wildcard_model_puts_the_captured_text_into_the_deployment():
     assert json.loads(reply.body)["model"] == "team-gpt4"
     assert exchange.alias is not None
     assert exchange.alias.name == "team-*", "metrics see the configured name"
+    assert harness.recorder.attempts[0]["deployment"] == "prod-*", "here too"
 
 
 @pytest.mark.gen_test

@@ -1,4 +1,4 @@
-"""Azure's error status outlives its body: cut, stalled or timed out, the caller learns the status."""
+"""Azure's error status outlives its body: cut or stalled, the caller learns the status."""
 
 from __future__ import annotations
 
