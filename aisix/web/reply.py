@@ -23,6 +23,7 @@ class HandlerReply:
         self._committed = False
         self._departed = False
         self._ended = False
+        self._ends_with_connection = False
 
     @property
     def committed(self) -> bool:
@@ -55,6 +56,8 @@ class HandlerReply:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """The head; it leaves with the first write, or alone when `finish` comes first."""
         self._head(status, headers)
+        # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
+        self._ends_with_connection = self._handler.request.version == "HTTP/1.0"
 
     async def write(self, data: bytes) -> None:
         """More of the answer, handed to the socket when this returns."""
@@ -72,6 +75,9 @@ class HandlerReply:
     def abort(self) -> None:
         """Close the connection without a proper end."""
         self._ended = True
+        self._close()
+
+    def _close(self) -> None:
         connection = self._handler.request.connection
         stream = getattr(connection, "stream", None)
         if stream is not None:
@@ -96,6 +102,8 @@ class HandlerReply:
         except StreamClosedError as error:
             self._departed = True
             raise CallerDeparted from error
+        if self._ends_with_connection:
+            self._close()
 
     async def _flush(self) -> None:
         try:
