@@ -28,6 +28,6 @@ def resolve(snapshot: Snapshot, caller: ApiKey, requested: str) -> tuple[Alias, 
         raise Forbidden(f'API key is not allowed to use model "{shown}"', param="model")
     alias, captured = found
     deployment = alias.deployment
-    if captured and "*" in deployment.name:
+    if "*" in alias.name and "*" in deployment.name:
         deployment = replace(deployment, name=deployment.name.replace("*", captured))
     return alias, deployment

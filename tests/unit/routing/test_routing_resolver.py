@@ -56,6 +56,7 @@ ANY = ApiKey(id="k", key_hash="h", allowed_models=("*",))
         ("gpt-4o", "gpt-4o", "d"),
         ("gpt-4x", "gpt-4*", "four"),
         ("gpt-5", "gpt-*", "prod-5"),
+        ("gpt-", "gpt-*", "prod-"),
         ("o3-mini", "*-mini", "m-o3"),
     ],
 )
