@@ -32,6 +32,9 @@ STREAM_HEADERS: Mapping[str, str] = {
 EXTENSIONS_HEADER = "x-aisix-azure-extensions"
 """Request header; "keep" leaves Azure's extension fields in the answer."""
 
+MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
+"""Largest answer that is held whole: twice what 2,048 embeddings of 3,072 numbers take as text."""
+
 _DRAIN_S = 0.1
 """How long to wait, after the end mark, for the upstream's own end: it saves the connection."""
 
@@ -114,13 +117,21 @@ class Relay:
         headers: Mapping[str, str],
         meter: Meter,
     ) -> None:
+        raw = await answer.read_all(MAX_DOCUMENT_BYTES + 1)
+        if len(raw) > MAX_DOCUMENT_BYTES:
+            raise UpstreamBroken(
+                "upstream sent an answer that is too large",
+                kind="decode",
+                detail=f"answer larger than {MAX_DOCUMENT_BYTES} bytes",
+            )
         body = rewrite_answer(
-            await answer.read_all(),
+            raw,
             exchange.request.spec,
             alias_name=_asked_name(exchange),
             keep_extensions=_keeps_extensions(exchange),
             observe=meter.observe,
         )
+        del raw  # the caller may take its time
         commit(exchange, answer.status)
         await reply.send(answer.status, {**headers, "Content-Type": "application/json"}, body)
         exchange.timings.first_out = self._clock.monotonic()
