@@ -23,9 +23,14 @@ from aisix.admin.openapi import OPERATIONS, build_document, static_file
 from aisix.admin.refusals import Refusal
 from aisix.admin.schemas import APIKEYS, parse_body
 from aisix.admin.service import AdminService, Revisions
+from aisix.core.request import HeaderView
 from aisix.web.base import BaseHandler, ProcessState, request_id
+from aisix.web.body import is_framed
 
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
+SWALLOW_BYTES = 32 * BODY_LIMIT_BYTES
+"""How much of an unwanted body is read before the connection is closed instead."""
+
 _REQUEST_ID_HEADERS = ("x-aisix-request-id",)
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.-]+\+)?json", flags=re.ASCII | re.IGNORECASE)
 _REVISION = re.compile(r'(?:"(\d{1,18})"|(\d{1,18}))', flags=re.ASCII)
@@ -66,25 +71,51 @@ class AdminHandler(BaseHandler):
         self.name_request(request_id(self.request.headers, _REQUEST_ID_HEADERS))
         self._pieces: list[bytes] = []
         self._size_bytes = 0
+        self._early = False
 
     def prepare(self) -> None:
         """Admin key and size, before any of the body is read. Raises Refusal."""
         self.front.state.begin(self)
         if self.front.state.draining:
             self.set_header("Connection", "close")
-        if not self.public:
-            self._authenticate()
-        declared = self.request.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > BODY_LIMIT_BYTES:
-            raise _too_large()
+        if not is_framed(self.request.headers):
+            return  # Tornado is about to answer 400 itself; two answers would be read as two
+        try:
+            if not self.public:
+                self._authenticate()
+            if _declared_bytes(self.request.headers) > BODY_LIMIT_BYTES:
+                raise _too_large()
+        except Refusal as refusal:
+            self.refuse(refusal)
+
+    def refuse(self, refusal: Exception) -> None:
+        """Answer `refusal` now, but go on reading a body of bearable size: a client that reads only
+        when it has sent everything would otherwise meet a reset connection. Raises `refusal` when
+        no body will come."""
+        headers = self.request.headers
+        coming = "Transfer-Encoding" in headers or _declared_bytes(headers) > 0
+        if not coming or "Expect" in headers or _declared_bytes(headers) > SWALLOW_BYTES:
+            raise refusal
+        self._early = True
+        status = refusal.status_code if isinstance(refusal, HTTPError) else 500
+        self.set_status(status)
+        self.write_error(status, exc_info=(type(refusal), refusal, None))
+        # what Tornado calls when the body is complete
+        setattr(self, (self.request.method or "").lower(), self._end_early)
+
+    def _end_early(self, *_path: str) -> None:
+        self._early = False
+        self.finish()
 
     def data_received(self, chunk: bytes) -> None:
-        """Keep the body, up to the limit; more is counted and dropped."""
+        """Keep the body, up to the limit; more is counted and dropped, and in the end cut off."""
         self._size_bytes += len(chunk)
         if self._size_bytes <= BODY_LIMIT_BYTES:
             self._pieces.append(chunk)
         else:
             self._pieces.clear()
+        if self._size_bytes > SWALLOW_BYTES:
+            self.cut()
 
     def document(self) -> Any:
         """The JSON body. Raises Refusal."""
@@ -154,6 +185,10 @@ class AdminHandler(BaseHandler):
 
     def finish(self, chunk: Any = None) -> Any:
         """The request is in flight until the socket has its last byte."""
+        if self._early:
+            self.set_header("Content-Length", str(len(chunk)))
+            self.write(chunk)
+            return self.flush()
         future = super().finish(chunk)
         future.add_done_callback(lambda _: self.front.state.end(self))
         return future
@@ -265,7 +300,7 @@ class UnknownHandler(AdminHandler):
     def prepare(self) -> None:
         """There is nothing here."""
         super().prepare()
-        raise HTTPError(404)
+        self.refuse(HTTPError(404))
 
 
 _HANDLERS: dict[str, type[AdminHandler]] = {
@@ -317,6 +352,11 @@ def _pattern(path: str) -> str:
     """The path as a regular expression; `api_keys` is another spelling of `apikeys`."""
     pattern = re.escape(path).replace(re.escape("{id}"), "([^/]+)")
     return pattern.replace(f"/{APIKEYS}", f"/(?:{APIKEYS}|api_keys)") + "/?"
+
+
+def _declared_bytes(headers: HeaderView) -> int:
+    declared: str = headers.get("Content-Length") or ""
+    return int(declared[:18]) if declared.isdecimal() else 0
 
 
 def _is_utf8(parameters: str) -> bool:

@@ -27,7 +27,7 @@ def admin_application(
 ) -> Application:
     """What operators call."""
     routes = admin_routes(service, admin_keys=admin_keys, state=state)
-    return _application([*probe_routes(state), *routes])
+    return _application([*probe_routes(state, admin=True), *routes])
 
 
 def metrics_application(

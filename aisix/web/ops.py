@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-from aisix.web.base import BaseHandler, ProcessState
+from aisix.web.base import BaseHandler, ProcessState, request_id
 
 _TEXT = "text/plain; charset=utf-8"
+_REQUEST_ID_HEADERS = ("x-aisix-request-id",)
 
 
 class _ProbeHandler(BaseHandler):
@@ -15,9 +17,25 @@ class _ProbeHandler(BaseHandler):
 
     name = ""
 
-    def initialize(self, state: ProcessState) -> None:
-        """Called by Tornado for each request."""
+    def initialize(self, state: ProcessState, admin: bool) -> None:
+        """Called by Tornado for each request. `admin`: errors wear the admin API's envelope."""
         self.state = state
+        self.admin = admin
+
+    def prepare(self) -> None:
+        """Every answer has an id."""
+        self.name_request(request_id(self.request.headers, _REQUEST_ID_HEADERS))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tornado's own refusals in the envelope of the listener."""
+        self.prepare()  # Tornado has dropped the headers, or refused before `prepare`
+        if status_code == 405:
+            self.set_header("Allow", "GET, HEAD")
+        if not self.admin:
+            super().write_error(status_code, **kwargs)
+            return
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"error_msg": self._reason.lower()}).encode())
 
     def checks(self) -> dict[str, bool]:
         """Named checks; all must pass."""
@@ -78,9 +96,10 @@ class NoRouteHandler(BaseHandler):
         self.finish("no such route")
 
 
-def probe_routes(state: ProcessState) -> list[Any]:
-    """The probes, for any listener."""
+def probe_routes(state: ProcessState, *, admin: bool = False) -> list[Any]:
+    """The probes, for any listener; `admin` when it is the admin API's."""
+    settings = {"state": state, "admin": admin}
     return [
-        (r"/livez/?", LivenessHandler, {"state": state}),
-        (r"/readyz/?", ReadinessHandler, {"state": state}),
+        (r"/livez/?", LivenessHandler, settings),
+        (r"/readyz/?", ReadinessHandler, settings),
     ]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -272,6 +273,99 @@ async def test_fifty_megabytes_are_refused_and_the_refusal_can_be_read():
     async with serve_admin() as api:
         response = await api.call("POST", f"{V1}/models", b"x" * 50_000_000)
         assert response.code == 413
+
+
+@pytest.mark.parametrize(("key", "status"), [(ADMIN_KEY, 413), ("wrong", 401)])
+@pytest.mark.gen_test
+async def test_a_client_that_reads_only_after_sending_can_read_the_refusal(key, status):
+    async with serve_admin() as api:
+        head = (
+            f"POST {V1}/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 30000000\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        answer = await raw_exchange(api.port, head.encode() + b"x" * 30_000_000)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b'{"error_msg": ' in answer
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 3000000\r\nExpect: 100-continue",
+        "Content-Length: 90000000",
+        f"Content-Length: {'9' * 18}",
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_body_that_nobody_wants_is_not_waited_for(framing):
+    """A client that asks first is told at once; so is one with more than is worth swallowing."""
+    async with serve_admin() as api:
+        head = (
+            f"POST {V1}/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+            f"Content-Type: application/json\r\n{framing}\r\n\r\n"
+        )
+        answer = await raw_exchange(api.port, head.encode())
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("key", [ADMIN_KEY, "wrong"])
+@pytest.mark.gen_test
+async def test_a_head_without_a_clear_end_has_one_answer(key):
+    async with serve_admin() as api:
+        head = (
+            f"POST {V1}/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"
+        )
+        answer = await raw_exchange(api.port, head.encode())
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        await api.state.wait_idle()
+
+
+@pytest.mark.gen_test
+async def test_after_a_refusal_the_connection_serves_on():
+    async with serve_admin() as api:
+        wrong = f"POST {V1}/models HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+        good = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        answer = await raw_exchange(api.port, (wrong + good).encode())
+        first, _, second = answer.partition(b"HTTP/1.1 401 ")[2].partition(b"HTTP/1.1 ")
+        assert first.endswith(b'{"error_msg": "missing or malformed admin authorization"}')
+        assert second.startswith(b"503 ")
+
+
+@pytest.mark.gen_test
+async def test_a_body_without_end_is_cut_off():
+    async with serve_admin() as api:
+        head = (
+            f"POST {V1}/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        loop = asyncio.get_running_loop()
+        piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        with socket.create_connection(("127.0.0.1", api.port)) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, head.encode())
+            with pytest.raises(ConnectionError):
+                async with asyncio.timeout(10):
+                    for _ in range(2048):
+                        await loop.sock_sendall(client, piece)
+        await api.state.wait_idle()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+@pytest.mark.gen_test
+async def test_probes_answer_here_too_in_the_admin_envelope(path):
+    async with serve_admin() as api:
+        api.state.ready = True
+        good = await api.call("GET", path, key=None)
+        assert (good.code, good.body) == (200, b"ok")
+        assert good.headers["x-aisix-request-id"]
+        for method in ("POST", "DELETE", "PATCH", "OPTIONS"):
+            wrong = await api.call(method, path, key=None)
+            assert (wrong.code, error_of(wrong)) == (405, "method not allowed")
+            assert wrong.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.gen_test

@@ -15,14 +15,13 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from aisix.admin.service import AdminService
 from aisix.core.ports import StaleRevision, StoreConflict, StoredResource, StoreUnavailable
 from aisix.core.resources import Credential, ResourceKey
 from aisix.core.snapshot import SnapshotHolder
 from aisix.errors import FieldError
-from aisix.web.admin import admin_routes
+from aisix.web.applications import admin_application
 from aisix.web.base import ProcessState
 
 ADMIN_KEY = "admin-key-of-the-tests"
@@ -247,10 +246,7 @@ async def serve_admin(control: Control | None = None) -> AsyncIterator[AdminApi]
     await control.service.load()
     state = ProcessState()
     server = HTTPServer(
-        Application(
-            admin_routes(control.service, admin_keys=["other-key", ADMIN_KEY], state=state),
-            log_function=lambda handler: None,
-        )
+        admin_application(control.service, admin_keys=["other-key", ADMIN_KEY], state=state)
     )
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
