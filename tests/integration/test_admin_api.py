@@ -294,8 +294,7 @@ async def test_a_client_that_reads_only_after_sending_can_read_the_refusal(key, 
     "framing",
     [
         "Content-Length: 3000000\r\nExpect: 100-continue",
-        "Content-Length: 90000000",
-        f"Content-Length: {'9' * 18}",
+        "Content-Length: 100000000",
     ],
 )
 @pytest.mark.gen_test
