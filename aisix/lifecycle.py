@@ -8,6 +8,7 @@ decisions §9 says; SIGINT skips the first wait; a second signal ends the proces
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -23,9 +24,13 @@ from aisix.app import Gateway, build
 from aisix.config import Address, Config, ListenerTls, describe
 from aisix.core.ports import StoreUnavailable
 from aisix.telemetry import logs
+from aisix.web.body import UNLIMITED_BYTES
 
-_UNLIMITED_BYTES = 1 << 50
 _ABORT_GRACE_S = 1.0
+_BIND_HINTS = {
+    errno.EADDRINUSE: "is another gateway running there? choose another address or stop it",
+    errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
+}
 _log = logging.getLogger("aisix.lifecycle")
 
 
@@ -49,7 +54,7 @@ class Listener:
         shown = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls else 'http'}://{shown}:{port}"
 
-    def open(self, application: Application, *, max_body_bytes: int = _UNLIMITED_BYTES) -> None:
+    def open(self, application: Application, *, max_body_bytes: int = UNLIMITED_BYTES) -> None:
         """Begin to accept."""
         self.server = HTTPServer(
             application, ssl_options=self.tls, max_body_size=max_body_bytes, xheaders=False
@@ -71,14 +76,16 @@ class Listener:
             await self.server.close_all_connections()
 
 
-def bind(name: str, addr: Address, tls: ListenerTls) -> Listener:
-    """Bind `addr`. Raises StartRefused naming the listener and the fix."""
+def bind(name: str, addr: Address, tls: ListenerTls, *, setting: str = "") -> Listener:
+    """Bind `addr`, which `setting` (default `<name>.addr`) gave. Raises StartRefused naming the
+    setting and the fix."""
     try:
         sockets = bind_sockets(addr.port, addr.host)
     except OSError as error:
+        hint = _BIND_HINTS.get(error.errno or 0, "choose an address of this machine")
         raise StartRefused(
-            f"{name}.addr: cannot listen on {addr}: {error.strerror or error}; "
-            "is another gateway running there? choose another address or stop it"
+            f"{setting or f'{name}.addr'}: cannot listen on {addr}: {error.strerror or error}; "
+            f"{hint}"
         ) from error
     return Listener(name, sockets, _tls_context(name, tls))
 
@@ -160,7 +167,8 @@ def _bind_all(config: Config, listeners: list[Listener]) -> None:
         listeners.append(bind("admin", config.admin.addr, config.admin.tls))
     prometheus = config.observability.metrics.prometheus
     if prometheus.enabled:
-        listeners.append(bind("metrics", prometheus.addr, ListenerTls()))
+        setting = "observability.metrics.prometheus.addr"
+        listeners.append(bind("metrics", prometheus.addr, ListenerTls(), setting=setting))
 
 
 def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:

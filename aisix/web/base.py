@@ -73,12 +73,14 @@ class BaseHandler(RequestHandler):
     """Base of proxy and ops handlers."""
 
     state: ProcessState
-    request_id: str
+    request_id: str = ""
 
     def set_default_headers(self) -> None:
         """Own headers on every answer; the id is set when the request is known."""
         self.set_header("Server", SERVER)
         self.clear_header("Content-Type")
+        if self.request_id:  # Tornado clears the headers before an error
+            self.name_request(self.request_id)
 
     def name_request(self, request_id: str) -> None:
         """Give the exchange its id, in both headers SDKs and operators look for."""
@@ -95,6 +97,8 @@ class BaseHandler(RequestHandler):
             error = BadRequest("the request is malformed")
         else:
             error = InternalError("the gateway failed to serve this request")
+        if not self.request_id:
+            self.name_request(str(uuid.uuid4()))
         self.set_header("Content-Type", "application/json")
         self.finish(ujson.dumps(envelope(error)).encode())
 

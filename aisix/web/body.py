@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from aisix.core.request import HeaderView
 from aisix.errors import BodyTooLarge, CallerDeparted
@@ -23,6 +24,10 @@ SWALLOW_BYTES = 256 * 1024 * 1024
 whose upload is cut sees a reset and never learns why."""
 
 _LIST = re.compile(r",[ \t]*")
+_MAX_DIGITS = 20
+
+UNLIMITED_BYTES = 1 << 50
+"""The limit that Tornado is given where ours is to refuse first."""
 
 
 class StreamedBody:
@@ -34,7 +39,9 @@ class StreamedBody:
         self._swallowed_bytes = 0
         self._complete = False
         self._departed = False
+        self._wanted = False
         self._unwanted = False
+        self._decided = asyncio.Event()
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -42,6 +49,15 @@ class StreamedBody:
     def complete(self) -> bool:
         """Whether the last byte has arrived."""
         return self._complete
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody has begun to read it."""
+        return self._wanted
+
+    async def until_decided(self) -> None:
+        """Wait until it is known whether anybody reads it."""
+        await self._decided.wait()
 
     def feed(self, piece: bytes) -> asyncio.Future[None] | None:
         """Take a piece; the future, if any, resolves when there is room for more.
@@ -74,6 +90,7 @@ class StreamedBody:
     def discard(self) -> None:
         """Nobody will read the rest."""
         self._unwanted = True
+        self._decided.set()
         self._pieces.clear()
         self._held_bytes = 0
         self._make_room()
@@ -82,15 +99,18 @@ class StreamedBody:
         """The whole body. Raises BodyTooLarge above `limit` bytes (0 = none), CallerDeparted."""
         pieces: list[bytes] = []
         size = 0
-        async for piece in self.chunks():
-            size += len(piece)
-            if limit and size > limit:
-                raise body_too_large(limit)
-            pieces.append(piece)
+        async with aclosing(self.chunks()) as chunks:
+            async for piece in chunks:
+                size += len(piece)
+                if limit and size > limit:
+                    raise body_too_large(limit)
+                pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Raises CallerDeparted."""
+        self._wanted = True
+        self._decided.set()
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
@@ -128,4 +148,5 @@ def is_framed(headers: HeaderView) -> bool:
     if coding is not None:
         return length is None and coding.lower() == "chunked"
     first, *repeats = _LIST.split(length if length is not None else "0")
-    return first.isascii() and first.isdecimal() and all(again == first for again in repeats)
+    number = first.isascii() and first.isdecimal() and len(first) < _MAX_DIGITS
+    return number and int(first) <= UNLIMITED_BYTES and all(again == first for again in repeats)

@@ -45,19 +45,19 @@ class InferenceHandler(BaseHandler):
         """Called by Tornado for each request."""
         self.front = front
         self.body = StreamedBody()
-        self.reply = HandlerReply(self, body_complete=lambda: self.body.complete)
+        self.reply = HandlerReply(self, may_finish=self._may_finish)
         self.task: asyncio.Task[Exchange] | None = None
+        self.name_request(request_id(self.request.headers, front.accept_request_ids))
         self.method = self.request.method or ""
         if self.method not in self.SUPPORTED_METHODS:
             # Tornado would refuse it before `prepare`, and so past the pipeline
             self.request.method = "OPTIONS"
 
-    def prepare(self) -> None:
+    def prepare(self) -> Awaitable[None] | None:
         """Start the pipeline; the body follows."""
         front = self.front
-        self.name_request(request_id(self.request.headers, front.accept_request_ids))
         if not is_framed(self.request.headers):
-            return  # Tornado is about to answer 400 itself; two answers would be read as two
+            return None  # Tornado is about to answer 400 itself; two answers would be read as two
         match = front.routes.match(self.method, self.request.path)
         inbound = InboundRequest(
             request_id=self.request_id,
@@ -74,6 +74,8 @@ class InferenceHandler(BaseHandler):
         self.task = task
         front.state.begin(self)
         task.add_done_callback(self._pipeline_ended)
+        # Tornado says `100 Continue` next: not before the body is wanted
+        return self.body.until_decided() if self._expects_continue() else None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """A piece of the body; None or what to wait for before the next."""
@@ -86,6 +88,8 @@ class InferenceHandler(BaseHandler):
     async def _answer(self) -> None:
         """The body is complete; the answer may be under way already."""
         self.body.finish()
+        if self._connection_closed():
+            self.on_connection_close()  # Tornado tells of it from now on only
         task = self.task
         if task is None:
             return
@@ -112,12 +116,14 @@ class InferenceHandler(BaseHandler):
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """What was written leaves. A head that leaves while the process drains says so, even when
         the request came before; callers then open their next connection elsewhere."""
-        if self.front.state.draining:
+        if self.front.state.draining and not self._headers_written:
             self.set_header("Connection", "close")
         return super().flush(include_footers)
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
         """The last byte; the request is in flight until the socket has all of the answer."""
+        if not self.body.complete:
+            self.set_header("Connection", "close")  # Tornado closes on a body it has not read
         stream = getattr(self.request.connection, "stream", None)
         future = super().finish(chunk)
         try:
@@ -125,8 +131,25 @@ class InferenceHandler(BaseHandler):
         except StreamClosedError:
             self.front.state.end(self)
         else:
-            tail.add_done_callback(lambda _: self.front.state.end(self))
+            tail.add_done_callback(self._tail_written)
         return future
+
+    def _tail_written(self, _: asyncio.Future[None]) -> None:
+        self.front.state.end(self)
+        if self._headers.get("Connection") == "close":
+            self.reply.abort()  # as announced; the answer is whole
+
+    def _may_finish(self) -> bool:
+        """Whether the answer may be completed: its caller has sent all, or waits to be told to."""
+        return self.body.complete or (self._expects_continue() and not self.body.wanted)
+
+    def _expects_continue(self) -> bool:
+        expected: str | None = self.request.headers.get("Expect")
+        return expected == "100-continue"
+
+    def _connection_closed(self) -> bool:
+        stream = getattr(self.request.connection, "stream", None)
+        return stream is not None and stream.closed()
 
     def _pipeline_ended(self, task: asyncio.Task[Exchange]) -> None:
         self.body.discard()

@@ -17,9 +17,9 @@ from aisix.errors import CallerDeparted
 class HandlerReply:
     """One answer of one handler."""
 
-    def __init__(self, handler: RequestHandler, *, body_complete: Callable[[], bool]) -> None:
+    def __init__(self, handler: RequestHandler, *, may_finish: Callable[[], bool]) -> None:
         self._handler = handler
-        self._body_complete = body_complete
+        self._may_finish = may_finish
         self._committed = False
         self._departed = False
         self._ended = False
@@ -94,7 +94,7 @@ class HandlerReply:
         leaves: Tornado would close the connection under a caller that sends; the handler ends it.
         """
         self._ended = True
-        if not self._body_complete():
+        if not self._may_finish():
             await self._flush()
             return
         try:
