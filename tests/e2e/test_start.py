@@ -37,20 +37,26 @@ def stored_provider_keys(folder: Path, settings: dict[str, str] | None = None) -
 # --- addresses ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["proxy", "admin", "metrics"])
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path, name: str) -> None:
-    variable = {
-        "proxy": "AISIX_PROXY__ADDR",
-        "admin": "AISIX_ADMIN__ADDR",
-        "metrics": "AISIX_OBSERVABILITY__METRICS__PROMETHEUS__ADDR",
-    }[name]
+@pytest.mark.parametrize(
+    "setting", ["proxy.addr", "admin.addr", "observability.metrics.prometheus.addr"]
+)
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path, setting: str) -> None:
+    variable = f"AISIX_{setting.replace('.', '__').upper()}"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = start_refused(tmp_path, {variable: address})
     assert ended.status == 1
     (line,) = ended.stderr.splitlines()
-    assert f"{name}.addr: cannot listen on {address}: Address already in use" in line
+    assert f'"{setting}: cannot listen on {address}: Address already in use; is another' in line
     assert not (tmp_path / "aisix.db").exists(), "nothing may be touched before the ports are had"
+
+
+def test_an_address_of_another_machine_is_named_with_the_way_out(tmp_path: Path) -> None:
+    ended = start_refused(tmp_path, {"AISIX_PROXY__ADDR": "192.0.2.1:3000"})
+    assert ended.status == 1
+    assert "proxy.addr: cannot listen on 192.0.2.1:3000: " in ended.stderr
+    assert "choose an address of this machine" in ended.stderr
+    assert "another gateway" not in ended.stderr
 
 
 # --- configuration ------------------------------------------------------------------------------
