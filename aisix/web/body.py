@@ -23,6 +23,9 @@ SWALLOW_BYTES = 256 * 1024 * 1024
 """How much of an unwanted body is read before the connection is closed instead. Ample: a caller
 whose upload is cut sees a reset and never learns why."""
 
+SWALLOW_S = 30.0
+"""How long it is read at most: a refused caller must not hold up the end of the process."""
+
 _LIST = re.compile(r",[ \t]*")
 _MAX_DIGITS = 20
 

@@ -21,7 +21,7 @@ from aisix.core.request import InboundRequest
 from aisix.errors import BodyTooLarge, GatewayError
 from aisix.pipeline import Pipeline
 from aisix.web.base import BaseHandler, ProcessState, request_id
-from aisix.web.body import StreamedBody, body_too_large, is_framed
+from aisix.web.body import SWALLOW_S, StreamedBody, body_too_large, is_framed
 from aisix.web.reply import HandlerReply
 from aisix.web.routes import Match, Routes
 
@@ -35,6 +35,7 @@ class ProxyFront:
     state: ProcessState
     body_limit_bytes: int
     accept_request_ids: Sequence[str]
+    swallow_s: float = SWALLOW_S
 
 
 @stream_request_body
@@ -47,6 +48,7 @@ class InferenceHandler(BaseHandler):
         self.body = StreamedBody()
         self.reply = HandlerReply(self, may_finish=self._may_finish)
         self.task: asyncio.Task[Exchange] | None = None
+        self.patience: asyncio.TimerHandle | None = None
         self.name_request(request_id(self.request.headers, front.accept_request_ids))
         self.method = self.request.method or ""
         if self.method not in self.SUPPORTED_METHODS:
@@ -88,8 +90,7 @@ class InferenceHandler(BaseHandler):
     async def _answer(self) -> None:
         """The body is complete; the answer may be under way already."""
         self.body.finish()
-        if self._connection_closed():
-            self.on_connection_close()  # Tornado tells of it from now on only
+        self._stop_waiting()
         task = self.task
         if task is None:
             return
@@ -105,6 +106,7 @@ class InferenceHandler(BaseHandler):
         super().on_connection_close()
         self.reply.depart()
         self.body.depart()
+        self._stop_waiting()
         self.cut()
         self.front.state.end(self)
 
@@ -147,14 +149,19 @@ class InferenceHandler(BaseHandler):
         expected: str | None = self.request.headers.get("Expect")
         return expected == "100-continue"
 
-    def _connection_closed(self) -> bool:
-        stream = getattr(self.request.connection, "stream", None)
-        return stream is not None and stream.closed()
-
     def _pipeline_ended(self, task: asyncio.Task[Exchange]) -> None:
         self.body.discard()
+        if not (self.body.complete or self.reply.departed or self._finished):
+            # the caller has its answer, the rest of its body may never come
+            loop = asyncio.get_running_loop()
+            self.patience = loop.call_later(self.front.swallow_s, self.reply.abort)
         if not task.cancelled():
             task.exception()
+
+    def _stop_waiting(self) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
 
     def _refusal(self, match: Match) -> GatewayError | None:
         if match.refusal is not None:
