@@ -90,8 +90,8 @@ class Deployment:
 class Alias:
     """A caller-facing model name. `name` may hold one `*` (a wildcard model).
 
-    Timeouts are seconds; None means the gateway's default, 0 means none. `created` is UTC epoch
-    seconds.
+    Timeouts are seconds; None means the gateway's default. In `timeout_s` 0 means none, in
+    `stream_timeout_s` it falls back to `timeout_s`. `created` is UTC epoch seconds.
     """
 
     id: str
