@@ -378,6 +378,41 @@ async def test_a_caller_that_waits_is_refused_without_being_told_to_go_on(framin
 
 
 @pytest.mark.gen_test
+async def test_a_decision_that_takes_its_time_comes_before_any_100():
+    """Nothing is said to the caller before the pipeline reads the body or refuses it."""
+    decide = asyncio.Event()
+
+    async def thoughtful(inbound: InboundRequest, reply: Any) -> None:
+        await decide.wait()
+        await at_once(inbound, reply)
+
+    pipeline = StubPipeline(thoughtful)
+    async with serve_proxy(pipeline) as front, front.caller() as caller:
+        await caller.send(request("POST", PATH, headers={**EXPECT, "Content-Length": "5"}))
+        await event(pipeline.started)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        decide.set()
+        assert (await caller.answer()).status == 401
+        assert await caller.rest() == b""
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_went_on_sends_to_the_end_before_its_refusal_ends_anything():
+    harness = Harness(body_limit_bytes=BODY_LIMIT_BYTES)
+    async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
+        await caller.send(request("POST", PATH, headers={**EXPECT, **HEAD_ONLY}))
+        assert (await caller.head()).status == 100
+        for _ in range(80):
+            await caller.send(chunked(b"x" * 65_536))
+        await caller.send(LAST_CHUNK)
+        assert (await caller.answer()).status == 413
+        await front.idle()
+        await caller.send(request("GET", "/v1/models"))
+        assert (await caller.answer()).status == 200
+
+
+@pytest.mark.gen_test
 async def test_a_caller_that_leaves_instead_of_going_on_is_gone():
     pipeline = StubPipeline(after_the_body)
     async with serve_proxy(pipeline) as front, front.caller() as caller:
@@ -498,6 +533,25 @@ async def test_a_reset_right_behind_a_later_request_is_a_departure_too(size: int
         await front.idle()
         await until(lambda: len(harness.recorder.ended) == 2)
     assert harness.log.lines[1].status == 499
+
+
+@pytest.mark.gen_test
+async def test_whoever_still_reads_the_body_of_a_caller_that_left_is_told():
+    told = asyncio.Event()
+
+    async def stubborn(inbound: InboundRequest, _reply: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await inbound.body.read_all(0)
+        with pytest.raises(CallerDeparted):
+            await inbound.body.read_all(0)
+        told.set()
+
+    pipeline = StubPipeline(stubborn)
+    async with serve_proxy(pipeline) as front, front.caller() as caller:
+        await caller.send(chat()[:-10])
+        await event(pipeline.started)
+        caller.close()
+        await event(told)
 
 
 @pytest.mark.gen_test
@@ -874,6 +928,7 @@ async def test_the_handler_survives_answers_that_fail_in_an_error():
     async def late(inbound: InboundRequest, reply: Any) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await never(inbound, reply)
+        assert reply.departed
         with pytest.raises(CallerDeparted):
             await reply.send(500, JSON, b"{}")
         with pytest.raises(CallerDeparted):

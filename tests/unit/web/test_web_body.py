@@ -7,7 +7,15 @@ import asyncio
 import pytest
 
 from aisix.errors import BodyTooLarge, CallerDeparted
-from aisix.web.body import HIGH_WATER_BYTES, SWALLOW_BYTES, StreamedBody, body_too_large
+from aisix.web.body import (
+    HIGH_WATER_BYTES,
+    SWALLOW_BYTES,
+    UNLIMITED_BYTES,
+    StreamedBody,
+    body_too_large,
+    is_framed,
+)
+from tests.support.builders import Headers
 
 LIMIT = 1_000
 
@@ -108,6 +116,36 @@ async def test_one_byte_over_the_limit_is_too_large(sizes: tuple[int, ...]):
 @pytest.mark.gen_test
 async def test_zero_means_no_limit():
     assert len(await fed(b"x" * (LIMIT + 1)).read_all(0)) == LIMIT + 1
+
+
+# ── framing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("headers", "framed"),
+    [
+        ({}, True),
+        ({"content-length": "0"}, True),
+        ({"content-length": "12"}, True),
+        ({"content-length": "12, 12"}, True),
+        ({"content-length": "12,13"}, False),
+        ({"content-length": ""}, False),
+        ({"content-length": "-1"}, False),
+        ({"content-length": "+1"}, False),
+        ({"content-length": "0x10"}, False),
+        ({"content-length": "\u0661"}, False),
+        ({"content-length": str(UNLIMITED_BYTES)}, True),
+        ({"content-length": str(UNLIMITED_BYTES + 1)}, False),
+        ({"content-length": "9" * 5_000}, False),
+        ({"transfer-encoding": "chunked"}, True),
+        ({"transfer-encoding": "Chunked"}, True),
+        ({"transfer-encoding": "gzip, chunked"}, False),
+        ({"transfer-encoding": "chunked", "content-length": "1"}, False),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_the_head_says_where_the_body_ends_or_it_does_not(headers: dict[str, str], framed: bool):
+    assert is_framed(Headers(headers)) is framed
 
 
 # ── backpressure ────────────────────────────────────────────────────────────────────────────────
