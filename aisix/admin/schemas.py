@@ -166,7 +166,9 @@ _MODEL: Schema = {
     "provider_key_id": _text("The id of a provider key."),
     "api_version": _text("Overrides the provider key's api_version.", allOf=[_PRINTABLE]),
     "timeout": _count("Milliseconds for a whole non-stream call; 0 is none."),
-    "stream_timeout": _count("Milliseconds between two pieces of a stream; 0 falls back to `timeout`."),
+    "stream_timeout": _count(
+        "Milliseconds between two pieces of a stream; 0 falls back to `timeout`."
+    ),
     "rate_limit": _rate_limit(nullable=False),
 }
 
