@@ -64,7 +64,7 @@ format: $(VENV)/.dev ## rewrite the code in the house format
 
 types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file pyproject.toml tests
+	$(BIN)/mypy --config-file pyproject.toml tests bench
 
 check: lint types test ## everything that CI requires
 

@@ -56,6 +56,11 @@ class HandlerReply:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """The head; it leaves with the first write, or alone when `finish` comes first."""
         self._head(status, headers)
+        # a small piece must not wait for the caller's delayed acknowledgement of the one before;
+        # Tornado sets this only at the end of an answer
+        stream = getattr(self._handler.request.connection, "stream", None)
+        if stream is not None and not stream.closed():
+            stream.set_nodelay(True)
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
         self._ends_with_connection = self._handler.request.version == "HTTP/1.0"
 
