@@ -8,6 +8,7 @@ view.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -96,9 +97,12 @@ class ControlHalf:
     service: AdminService
     tokens: EntraTokens
     transport: CurlTransport
+    following: asyncio.Task[None]
 
     async def close(self) -> None:
         """Finish the write under way, close the rest."""
+        self.following.cancel()
+        await asyncio.gather(self.following, return_exceptions=True)
         await self.service.close()
         await self.tokens.close()
         await self.transport.close()
@@ -218,7 +222,13 @@ async def _build_control(
         raise
     transport = _build_transport(config, clock)
     tokens = EntraTokens(transport=transport, clock=clock, recorder=recorder)
-    return ControlHalf(database=database, service=service, tokens=tokens, transport=transport)
+    return ControlHalf(
+        database=database,
+        service=service,
+        tokens=tokens,
+        transport=transport,
+        following=asyncio.get_running_loop().create_task(service.follow()),
+    )
 
 
 def _build_transport(config: Config, clock: Clock) -> CurlTransport:

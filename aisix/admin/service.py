@@ -5,6 +5,9 @@ that may fail (checks, compiling the next snapshot), then makes the row durable,
 then returns. So a write is effective when its answer is sent, and a failed one has changed
 nothing. Writes run one at a time under one lock, which makes the uniqueness checks free of races,
 and they run shielded: a caller that leaves cannot separate a durable row from its publication.
+
+Another gateway may write to the same store. The store's revision is always read before the rows it
+stands for, so a snapshot is never taken for newer than it is, and `follow` catches up.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ from aisix.core.snapshot import Snapshot
 STALE_AFTER_S = 300.0
 """A snapshot that could not be compared with the store for this long makes health degraded."""
 
+FOLLOW_EVERY_S = 1.0
+"""How often a write of another process is looked for; replicas follow within twice that."""
+
 _UNHEALTHY = 2
 _logger = logging.getLogger("aisix.admin")
 
@@ -69,6 +75,7 @@ class AdminService:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
+        self._rows_revision = 0
         self._snapshot: Snapshot | None = None
         self._confirmed_at = 0.0
         self._problems: frozenset[str] = frozenset()
@@ -76,8 +83,32 @@ class AdminService:
     async def load(self) -> None:
         """Publish what the store holds. Raises StoreUnavailable."""
         async with self._lock:
-            rows = await self._store.all()
-            self._publish(self._compile(rows, await self._store.revision()))
+            rows = await self._rows()
+            self._publish(self._compile(rows, self._rows_revision))
+
+    async def refresh(self) -> bool:
+        """Publish what another process has written; whether there was anything. Raises
+        StoreUnavailable."""
+        async with self._lock:
+            published = self._snapshot.revision if self._snapshot else None
+            if await self._store.revision() == published:
+                return False
+            rows = await self._rows()
+            self._publish(self._compile(rows, self._rows_revision))
+            return True
+
+    async def follow(self, *, every_s: float = FOLLOW_EVERY_S) -> None:
+        """`refresh` again and again, until cancelled. A store that fails is told once."""
+        told = False
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.refresh()
+                told = False
+            except StoreUnavailable as error:
+                if not told:
+                    _logger.error("admin.store_failed", extra={"error": str(error)})
+                told = True
 
     async def close(self) -> None:
         """Wait for the writes under way."""
@@ -126,7 +157,7 @@ class AdminService:
         body = self.schemas.check(kind, document)
 
         async def work() -> Entry:
-            rows = await self._store.all()
+            rows = await self._rows()
             draft = self._draft(kind, body, stored=None, rows=rows)
             row = StoredResource(
                 kind=kind,
@@ -148,7 +179,7 @@ class AdminService:
         """A whole new value for a resource. Raises Refusal 400, 404, 409, 412."""
 
         async def work() -> Entry:
-            rows = await self._store.all()
+            rows = await self._rows()
             before = _find(rows, kind, id, if_match=if_match)
             body = self.schemas.check(kind, document, replacing=True)
             draft = self._draft(kind, body, stored=before, rows=rows)
@@ -162,7 +193,7 @@ class AdminService:
         """Remove a resource that nothing needs. Raises Refusal 404, 409, 412."""
 
         async def work() -> Entry:
-            rows = await self._store.all()
+            rows = await self._rows()
             before = _find(rows, kind, id, if_match=if_match)
             if kind == PROVIDER_KEYS:
                 _check_unused(id, rows)
@@ -176,7 +207,7 @@ class AdminService:
         working that long. Raises Refusal 400, 404, 412."""
 
         async def work() -> Entry:
-            rows = await self._store.all()
+            rows = await self._rows()
             before = _find(rows, APIKEYS, id, if_match=if_match)
             body = self.schemas.check(ROTATION, {} if document is None else document)
             grace_s = body.get("grace_seconds", 0)
@@ -248,8 +279,7 @@ class AdminService:
         actor: str,
     ) -> None:
         """Compile, make durable, publish, tell the audit log; in this order."""
-        revision = await self._store.revision() + 1
-        compiled = self._compile(_with_change(rows, before, after), revision)
+        compiled = self._compile(_with_change(rows, before, after), self._rows_revision + 1)
         expected = before.revision if before else 0
         if after is not None:
             await self._store.put(after, expected=expected)
@@ -259,6 +289,10 @@ class AdminService:
             raise refusals.changed_meanwhile()
         self._publish(compiled)
         self.audit.written(action, actor=actor, before=before, after=after)
+
+    async def _rows(self) -> Sequence[StoredResource]:
+        self._rows_revision = await self._store.revision()
+        return await self._store.all()
 
     def _compile(self, rows: Sequence[StoredResource], revision: int) -> Compiled:
         return compile_snapshot(

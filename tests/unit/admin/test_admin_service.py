@@ -343,6 +343,77 @@ async def test_a_snapshot_that_cannot_be_confirmed_ages():
     assert health["config"]["snapshot_age_seconds"] == 301
 
 
+# ── another process on the same store ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.gen_test
+async def test_what_another_process_wrote_is_taken_over():
+    first = await loaded()
+    second = make_control(first.store)
+    await second.service.load()
+    await first.create_model()
+    assert second.holder.current().aliases == {}
+    assert await second.service.refresh()
+    assert list(second.holder.current().aliases) == ["gpt-4o-azure"]
+    published = second.holder.current()
+    assert not await second.service.refresh()
+    assert second.holder.current() is published
+
+
+@pytest.mark.parametrize("moment", ["all", "revision"])
+@pytest.mark.gen_test
+async def test_no_write_of_another_process_is_missed_whenever_it_comes(moment):
+    class Busy(MemoryStore):
+        """After the next call of `moment`, another process writes."""
+
+        busy = False
+
+        async def all(self):
+            rows = await super().all()
+            return rows if moment != "all" else await self._then(rows)
+
+        async def revision(self):
+            number = await super().revision()
+            return number if moment != "revision" else await self._then(number)
+
+        async def _then(self, result):
+            if self.busy:
+                self.busy = False
+                await other.create("apikeys", {"key": "sk-other", "allowed_models": []})
+            return result
+
+    store = Busy()
+    control, other = make_control(store), make_control(store)
+    await control.service.load()
+    store.busy = True
+    await control.create("apikeys", CALLER)
+    await control.service.refresh()
+    assert len(control.holder.current().keys_by_hash) == 2
+
+
+@pytest.mark.logs("admin.store_failed")
+@pytest.mark.gen_test
+async def test_following_outlives_a_store_that_fails_and_says_so_once(caplog):
+    first = await loaded()
+    second = make_control(first.store)
+    await second.service.load()
+    following = asyncio.create_task(second.service.follow(every_s=0))
+    try:
+        first.store.fail_with = "gone"
+        for _ in range(50):
+            await asyncio.sleep(0)
+        first.store.fail_with = None
+        await first.create_model()
+        async with asyncio.timeout(5):
+            while not second.holder.current().aliases:
+                await asyncio.sleep(0)
+    finally:
+        following.cancel()
+    assert [r.__dict__["error"] for r in caplog.records if r.msg == "admin.store_failed"] == [
+        "gone"
+    ]
+
+
 @pytest.mark.gen_test
 async def test_before_loading_health_is_degraded():
     health = await make_control().service.health()
