@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tornado.httpserver import HTTPServer
@@ -24,6 +25,7 @@ from aisix.app import Gateway, build
 from aisix.config import Address, Config, ListenerTls, describe
 from aisix.core.ports import StoreUnavailable
 from aisix.telemetry import logs
+from aisix.web.base import ProcessState
 from aisix.web.body import UNLIMITED_BYTES
 
 _ABORT_GRACE_S = 1.0
@@ -79,6 +81,7 @@ class Listener:
 def bind(name: str, addr: Address, tls: ListenerTls, *, setting: str = "") -> Listener:
     """Bind `addr`, which `setting` (default `<name>.addr`) gave. Raises StartRefused naming the
     setting and the fix."""
+    context = _tls_context(name, tls)
     try:
         sockets = bind_sockets(addr.port, addr.host)
     except OSError as error:
@@ -87,7 +90,7 @@ def bind(name: str, addr: Address, tls: ListenerTls, *, setting: str = "") -> Li
             f"{setting or f'{name}.addr'}: cannot listen on {addr}: {error.strerror or error}; "
             f"{hint}"
         ) from error
-    return Listener(name, sockets, _tls_context(name, tls))
+    return Listener(name, sockets, context)
 
 
 def _tls_context(name: str, tls: ListenerTls) -> ssl.SSLContext | None:
@@ -96,9 +99,13 @@ def _tls_context(name: str, tls: ListenerTls) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+        # OpenSSL would ask the terminal for the passphrase of a key that has one
+        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
     except (OSError, ssl.SSLError) as error:
-        raise StartRefused(f"{name}.tls: cannot load the certificate: {error}") from error
+        raise StartRefused(
+            f"{name}.tls: cannot load the certificate {tls.cert_file} with the key {tls.key_file}: "
+            f"{error}; both must be PEM files that belong together, the key without a passphrase"
+        ) from error
     return context
 
 
@@ -152,7 +159,7 @@ async def serve(config: Config) -> int:
     _announce(config, gateway, listeners)
     _open_all(gateway, listeners)
     await shutdown.requested.wait()
-    drained = await _drain(config, gateway, listeners, shutdown)
+    drained = await drain(config, gateway.state, listeners=listeners, shutdown=shutdown)
     for listener in listeners:
         await listener.close()
     await gateway.close()
@@ -200,11 +207,10 @@ def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> No
     )
 
 
-async def _drain(
-    config: Config, gateway: Gateway, listeners: list[Listener], shutdown: Shutdown
+async def drain(
+    config: Config, state: ProcessState, *, listeners: Sequence[Listener], shutdown: Shutdown
 ) -> bool:
     """Finish what is in flight; whether all of it could finish."""
-    state = gateway.state
     state.draining = True
     limits = config.shutdown
     _log.info("gateway.draining", extra={"in_flight": len(state.inflight)})
