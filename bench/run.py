@@ -106,15 +106,45 @@ def mock(port: int, cpu: int) -> Iterator[None]:
     command = pinned(cpu, [str(BIN / "mockaz"), "-p", str(port), "-k", MOCK_KEY])
     process = subprocess.Popen(command)
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.01)
+        wait_port(port)
         yield
     finally:
         process.terminate()
         process.wait()
+
+
+def yardstick(cpu: int, other: int) -> float:
+    """CPU µs per request of Tornado answering static JSON, c=64: what this machine makes of it."""
+    port = free_port()
+    command = [sys.executable, str(HERE / "baseline.py"), str(port)]
+    process = subprocess.Popen(pinned(cpu, command))
+    try:
+        wait_port(port)
+        before = cpu_s(process.pid)
+        scenario = Scenario("static", "echo", 64)
+        figures = load(f"http://127.0.0.1:{port}/", "none", scenario, other)
+        share = SECONDS / (SECONDS + min(2.0, SECONDS))
+        return (cpu_s(process.pid) - before) * share / float(figures["ok"]) * 1e6
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of a process so far."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def wait_port(port: int) -> None:
+    """Until something listens."""
+    for _ in range(500):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
 
 
 @dataclass(slots=True)
@@ -128,10 +158,7 @@ class Gateway:
 
     def cpu_s(self) -> float:
         """CPU seconds of all its threads so far."""
-        total = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
+        return cpu_s(self.process.pid)
 
     def rss_mb(self) -> float:
         """Resident memory."""
@@ -328,14 +355,24 @@ def main() -> None:
         prepare(running.admin, mock_url)
         idle_mb = running.rss_mb()
         print(f"start to ready: {running.start_s:.2f} s; idle RSS: {idle_mb:.0f} MB", flush=True)
+        before_us = yardstick(gateway_cpu, other_cpu)
         print(f"{ROUNDS} interleaved rounds of {SECONDS:g} s\n", flush=True)
         for scenario in SCENARIOS:
             results.append(measure(scenario, running, mock_url, other_cpu))
             print(f"  {scenario.name}: done", file=sys.stderr, flush=True)
+        static_us = (before_us + yardstick(gateway_cpu, other_cpu)) / 2
     print(table(results))
+    ratio = results[1]["cpu_us"] / static_us
+    print(f"\nTornado answering static JSON by itself, c=64: {static_us:.0f} µs CPU per request;")
+    print(f"the gateway, calling an upstream with everything on: {ratio:.1f} times that")
     out = os.environ.get("BENCH_OUT")
     if out:
-        figures = {"start_s": running.start_s, "idle_rss_mb": idle_mb, "results": results}
+        figures = {
+            "start_s": running.start_s,
+            "idle_rss_mb": idle_mb,
+            "static_cpu_us": static_us,
+            "results": results,
+        }
         Path(out).write_text(json.dumps(figures, indent=2))
 
 
