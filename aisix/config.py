@@ -17,6 +17,7 @@ import binascii
 import difflib
 import ipaddress
 import re
+import ssl
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -323,6 +324,16 @@ def _as_file(value: object, sources: _Sources) -> str:
     return path
 
 
+def _as_ca_file(value: object, sources: _Sources) -> str:
+    path = _string(value)
+    text = sources.read(path).decode("ascii", "ignore")  # bundles have comments in any language
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise _bad(f"{path} holds no PEM certificates") from None
+    return path
+
+
 def _as_id_header(value: object, _: _Sources) -> str:
     name = _string(value).lower()
     if not _HEADER_NAME.fullmatch(name):
@@ -375,6 +386,7 @@ _ADMIN_KEYS = _list_of("list of secrets", _as_admin_key, secret=True)
 _BACKEND = _choice("memory", later=("redis",))
 _BOOL = _boolean()
 _BYTES = _whole(0, _MAX_BYTES)
+_CA_FILE = _or_null(Kind("file path", _as_ca_file))
 _CONNECT_TO = _list_of("list of HOST:PORT:TO_HOST:TO_PORT", _as_connect_to)
 _FILE = _or_null(Kind("file path", _as_file))
 _ID_HEADERS = _list_of("list of header names", _as_id_header)
@@ -514,7 +526,7 @@ class UpstreamTls:
     """Whom we trust to be Azure."""
 
     ca_file: str | None = field(
-        default=None, metadata=_as(_FILE, "CA certificates instead of the system's, PEM.")
+        default=None, metadata=_as(_CA_FILE, "CA certificates instead of the system's, PEM.")
     )
     verify: bool = field(
         default=True,

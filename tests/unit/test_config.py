@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import trustme
 
 from aisix.config import (
     SHIPPED_ADMIN_KEY,
@@ -499,6 +500,22 @@ def test_a_named_file_that_is_not_there_is_refused_once(path):
     assert problems_of(nested(path, "/gone.pem")) == [
         f"{path}: cannot read /gone.pem: No such file or directory"
     ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"host-name\n", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nMII\n"]
+)
+def test_a_ca_file_without_certificates_is_refused(content):
+    with pytest.raises(ConfigError) as caught:
+        parse(nested("upstream.tls.ca_file", "ca.pem"), {}, read_file=lambda path: content)
+    assert caught.value.problems == ["upstream.tls.ca_file: ca.pem holds no PEM certificates"]
+
+
+def test_a_ca_file_may_hold_several_certificates_and_comments():
+    pems = b"".join(trustme.CA().cert_pem.bytes() for _ in range(2))
+    content = "# Größte Zertifizierungsstelle\n".encode() + pems
+    config = parse(nested("upstream.tls.ca_file", "ca.pem"), {}, read_file=lambda path: content)
+    assert config.upstream.tls.ca_file == "ca.pem"
 
 
 def test_without_a_reader_no_file_exists():
