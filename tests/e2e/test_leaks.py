@@ -87,14 +87,15 @@ async def live(config: Config, azure: SimulatorProgram) -> None:
     ready = _Ready()
     lifecycle_log = logging.getLogger("aisix.lifecycle")
     lifecycle_log.addHandler(ready)
+    gateway = asyncio.ensure_future(serve(config))
     try:
-        gateway = asyncio.ensure_future(serve(config))
         addresses = await asyncio.wait_for(ready.addresses, 10)
+        await asyncio.to_thread(converse, addresses, azure)
     finally:
         lifecycle_log.removeHandler(ready)
-    await asyncio.to_thread(converse, addresses, azure)
-    signal.raise_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(gateway, 10) == 0
+        signal.raise_signal(signal.SIGTERM)
+        status = await asyncio.wait_for(gateway, 10)
+    assert status == 0
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert left == set(), left
 
@@ -168,25 +169,27 @@ def held() -> dict[str, int]:
     return dict(kinds)
 
 
-def check_cycles(count: int, folder: Path, azure: SimulatorProgram) -> None:
+async def check_cycles(count: int, folder: Path, azure: SimulatorProgram) -> None:
     config = make_config(folder)
     for _ in range(WARM_UP):
-        asyncio.run(live(config, azure))
+        await live(config, azure)
     before = held()
     for _ in range(count):
-        asyncio.run(live(config, azure))
+        await live(config, azure)
     assert held() == before
 
 
+@pytest.mark.gen_test
 @pytest.mark.usefixtures("quiet_logs")
-def test_a_few_starts_and_stops_leak_nothing(tmp_path: Path, azure: SimulatorProgram) -> None:
-    check_cycles(5, tmp_path, azure)
+async def test_a_few_starts_and_stops_leak_nothing(tmp_path: Path, azure: SimulatorProgram) -> None:
+    await check_cycles(5, tmp_path, azure)
 
 
 @pytest.mark.soak
+@pytest.mark.gen_test(timeout=1200)
 @pytest.mark.usefixtures("quiet_logs")
-def test_many_starts_and_stops_leak_nothing(tmp_path: Path, azure: SimulatorProgram) -> None:
-    check_cycles(max(50, ROUNDS), tmp_path, azure)
+async def test_many_starts_and_stops_leak_nothing(tmp_path: Path, azure: SimulatorProgram) -> None:
+    await check_cycles(max(50, ROUNDS), tmp_path, azure)
 
 
 # --- a long life --------------------------------------------------------------------------------
