@@ -91,6 +91,8 @@ class InferenceHandler(BaseHandler):
         """The body is complete; the answer may be under way already."""
         self.body.finish()
         self._stop_waiting()
+        if self._connection_closed():
+            self.on_connection_close()  # seen while the head was read: Tornado tells nobody
         task = self.task
         if task is None:
             return
@@ -148,6 +150,10 @@ class InferenceHandler(BaseHandler):
     def _expects_continue(self) -> bool:
         expected: str | None = self.request.headers.get("Expect")
         return expected == "100-continue"
+
+    def _connection_closed(self) -> bool:
+        stream = getattr(self.request.connection, "stream", None)
+        return stream is not None and stream.closed()
 
     def _pipeline_ended(self, task: asyncio.Task[Exchange]) -> None:
         self.body.discard()

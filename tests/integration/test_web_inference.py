@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aisix.core.request import InboundRequest
+from aisix.dispatch import DefaultDeadlines
 from aisix.errors import BadRequest, BodyTooLarge, CallerDeparted, GatewayError
 from aisix.transport.memory import MemoryAnswer
 from aisix.web.body import SWALLOW_BYTES
@@ -31,7 +32,8 @@ from tests.support.pipeline import DONE, Harness, delta, good_answer, good_body,
 
 PATH = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
-WRONG_KEY = {"Authorization": "Bearer sk-of-somebody-else"}
+WRONG_KEY: dict[str, str | None] = {"Authorization": "Bearer sk-of-somebody-else"}
+NO_DEADLINES = DefaultDeadlines(connect_s=0.0, first_byte_s=0.0, idle_s=0.0, total_s=0.0)
 HEAD_ONLY = {"Transfer-Encoding": "chunked"}
 
 
@@ -435,7 +437,7 @@ LEAVE = {
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 @pytest.mark.gen_test
 async def test_leaving_while_the_body_arrives_ends_the_exchange(leave: Any):
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
         await caller.send(chat()[:-10])
         await front.busy()
@@ -459,7 +461,7 @@ async def test_leaving_a_refusal_behind_ends_the_exchange(leave: Any):
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 @pytest.mark.gen_test
 async def test_leaving_before_azure_has_answered_cancels_the_call(leave: Any):
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport.script(MemoryAnswer(before=[asyncio.Event()]))
     async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
         await caller.send(chat())
@@ -473,7 +475,7 @@ async def test_leaving_before_azure_has_answered_cancels_the_call(leave: Any):
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 @pytest.mark.gen_test
 async def test_leaving_in_the_middle_of_a_stream_cancels_the_call(leave: Any):
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport.script(streamed([delta(CHAT, "hello"), asyncio.Event()]))
     async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
         await caller.send(chat(stream=True))
@@ -508,7 +510,8 @@ async def test_a_request_and_a_reset_in_one_go_is_a_departure():
             await caller.send(post(PATH, b"x" * size))
             caller.reset()
             await front.idle()
-            await until(lambda p=pipeline: p.ended.is_set() or not p.requests)
+            if pipeline.requests:
+                await event(pipeline.ended)
 
 
 async def after_the_body_never(inbound: InboundRequest, reply: Any) -> None:
@@ -520,7 +523,7 @@ async def after_the_body_never(inbound: InboundRequest, reply: Any) -> None:
 @pytest.mark.gen_test
 async def test_a_reset_right_behind_a_later_request_is_a_departure_too(size: int):
     """The connection is watched between requests: the reset is seen together with the head."""
-    harness = Harness(body_limit_bytes=0)
+    harness = Harness(body_limit_bytes=0, deadlines=NO_DEADLINES)
     harness.transport.script(MemoryAnswer(before=[asyncio.Event()]))
     document = {**good_body(CHAT), "user": "x" * size}
     async with serve_proxy(harness.pipeline, body_limit_bytes=0) as front, front.caller() as caller:
@@ -556,7 +559,7 @@ async def test_whoever_still_reads_the_body_of_a_caller_that_left_is_told():
 
 @pytest.mark.gen_test
 async def test_leaving_after_the_answer_changes_nothing():
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport.script(good_answer(CHAT, stream=False))
     async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
         await caller.send(chat())
@@ -568,7 +571,7 @@ async def test_leaving_after_the_answer_changes_nothing():
 
 @pytest.mark.gen_test
 async def test_a_caller_that_says_nothing_leaves_no_trace():
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     async with serve_proxy(harness.pipeline) as front:
         async with front.caller() as caller:
             await caller.send(chat()[:30])
@@ -582,7 +585,7 @@ async def test_a_caller_that_says_nothing_leaves_no_trace():
 async def test_callers_that_leave_at_any_moment_leave_nothing_behind():
     """Cut after every few bytes of the request, and of the answer."""
     whole = chat(stream=True)
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport = harness.transport.__class__(harness.clock)
     async with serve_proxy(harness.pipeline) as front:
         for end in range(0, len(whole), 17):
@@ -601,7 +604,7 @@ async def test_a_caller_that_does_not_read_stops_azure():
     """What is taken from the upstream is what the sockets hold and one piece more."""
     piece = delta(CHAT, "x" * 60_000)
     count = 1_000  # 60 MB
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport.script(streamed([*[piece] * count, delta(CHAT, "", "stop"), DONE]))
     taken = 0
 
@@ -656,7 +659,7 @@ def stream_buffer(front: Front) -> list[int]:
 
 @pytest.mark.gen_test
 async def test_a_caller_that_does_not_read_may_leave():
-    harness = Harness()
+    harness = Harness(deadlines=NO_DEADLINES)
     harness.transport.script(streamed([delta(CHAT, "x" * 100_000)] * 200))
     async with (
         serve_proxy(harness.pipeline) as front,

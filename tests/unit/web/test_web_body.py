@@ -84,11 +84,11 @@ async def test_nobody_wants_a_body_until_it_is_read():
     body = StreamedBody()
     waiter = asyncio.ensure_future(body.until_decided())
     await turns()
-    assert not body.wanted
+    states = [body.wanted]
     assert not waiter.done()
     reader = asyncio.ensure_future(body.read_all(LIMIT))
     await waiter
-    assert body.wanted
+    assert [*states, body.wanted] == [False, True]
     body.finish()
     assert await reader == b""
 
