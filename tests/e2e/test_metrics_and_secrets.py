@@ -20,13 +20,13 @@ from tests.support.process import (
 )
 from tests.support.wire import Wire, chat, head, post
 
-RESOURCE_KEY = "planted-resource-key-4711"
-CLIENT_SECRET = "planted-client-secret-4711"
-CALLER = "sk-planted-caller-4711"
-UNKNOWN_CALLER = "sk-planted-unknown-4711"
-PROMPT = "planted prompt 4711"
-UNKNOWN_MODEL = "planted-model-4711"
-NEVER_TOLD = ("4711", "planted")
+RESOURCE_KEY = "planted-resource-key-xyzzy"
+CLIENT_SECRET = "planted-client-secret-xyzzy"
+CALLER = "sk-planted-caller-xyzzy"
+UNKNOWN_CALLER = "sk-planted-unknown-xyzzy"
+PROMPT = "planted prompt xyzzy"
+UNKNOWN_MODEL = "planted-model-xyzzy"
+NEVER_TOLD = ("xyzzy", "planted")  # neither occurs in ids or figures by chance
 BODY_LIMIT_BYTES = 100_000
 SAMPLE = re.compile(r"^([a-z0-9_]+)(\{.*\})? \S+$")
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -119,7 +119,7 @@ def raw_refusals(bench: Stand, good: str) -> list[bytes]:
     credential = {"Authorization": f"Bearer {CALLER}"}
     bodies: list[bytes] = []
     with Wire(bench.gateway.proxy) as wire:
-        for body in (b"x" * (BODY_LIMIT_BYTES + 1), b'{"model": "planted 4711'):
+        for body in (b"x" * (BODY_LIMIT_BYTES + 1), b'{"model": "planted xyzzy'):
             wire.send(post("/v1/chat/completions", body, credential))
             bodies.append(wire.answer().body)
         wire.send(head("BREW", "/v1/models", credential))
