@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -26,6 +27,13 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_loop_by_accident() -> None:
+    """The first async test would have asyncio make a loop that nobody closes; whichever test the
+    garbage collector meets it in would then fail."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)
