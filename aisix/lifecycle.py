@@ -156,15 +156,19 @@ async def serve(config: Config) -> int:
         return 1
     finally:
         logs.flush()
-    _announce(config, gateway, listeners)
-    _open_all(gateway, listeners)
-    await shutdown.requested.wait()
-    drained = await drain(config, gateway.state, listeners=listeners, shutdown=shutdown)
-    for listener in listeners:
-        await listener.close()
-    await gateway.close()
-    _log.info("gateway.stopped", extra={"drained": drained})
-    logs.flush()
+    drained = False
+    try:
+        _announce(config, gateway, listeners)
+        _open_all(gateway, listeners)
+        await shutdown.requested.wait()
+        drained = await drain(config, gateway.state, listeners=listeners, shutdown=shutdown)
+    finally:
+        # also when something above fails: the store's threads would keep the process alive
+        for listener in listeners:
+            await listener.close()
+        await gateway.close()
+        _log.info("gateway.stopped", extra={"drained": drained})
+        logs.flush()
     return 0 if drained else 1
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from aisix.config import Address, Config, ListenerTls, parse
-from aisix.lifecycle import Listener, Shutdown, StartRefused, bind, drain
+from aisix.lifecycle import Listener, Shutdown, StartRefused, bind, drain, serve
+from aisix.telemetry import logs
 from aisix.transport.memory import MemoryAnswer
 from aisix.web.applications import proxy_application
 from aisix.web.base import ProcessState
@@ -418,3 +421,43 @@ async def test_a_listener_that_was_never_opened_can_be_closed():
     listener = bind("admin", ANY_PORT, PLAIN)
     await listener.close()
     assert all(bound_socket.fileno() == -1 for bound_socket in listener.sockets)
+
+
+class ReadyWatch(logging.Handler):
+    """Tells when the log says that the gateway is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "gateway.ready":
+            self.ready.set()
+
+
+@pytest.mark.gen_test
+async def test_a_cancelled_process_closes_what_it_opened(tmp_path: Path):
+    """The store has threads of its own: left open, they would keep the process from ending."""
+    settings = {
+        "proxy": {"addr": "127.0.0.1:0"},
+        "admin": {"addr": "127.0.0.1:0", "admin_keys": ["an-admin-key"]},
+        "observability": {"metrics": {"prometheus": {"addr": "127.0.0.1:0"}}},
+        "store": {"path": str(tmp_path / "aisix.db")},
+    }
+    before = threading.active_count()
+    watch = ReadyWatch()
+    logging.getLogger("aisix.lifecycle").addHandler(watch)
+    serving = asyncio.ensure_future(serve(parse(settings, {})))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await watch.ready.wait()
+        assert threading.active_count() > before
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    finally:
+        logging.getLogger("aisix.lifecycle").removeHandler(watch)
+        logs.reset()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+    assert threading.active_count() <= before
