@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/config.yaml
-FUZZ_EXAMPLES ?= 20000
+FUZZ_EXAMPLES ?= 2000
 SOAK_ROUNDS ?= 20
 
 .PHONY: help setup setup-dev demo run simulator test test-all test-clients soak fuzz check lint format types cover bench docs clean

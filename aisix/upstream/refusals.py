@@ -270,9 +270,13 @@ def _passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _detail(status: int, headers: Mapping[str, str], refusal: Refusal, body: bytes) -> str:
-    """For the log: Azure's own words, on one line."""
+    """For the log: Azure's own words, on one line; not where they may quote the request, which the
+    caller gets to see and no log may hold.
+    """
     said = refusal.message
-    if not refusal.readable:
+    if status in _QUOTED:
+        said = "its text went to the caller only: it may quote the request"
+    elif not refusal.readable:
         said = body[:512].decode("utf-8", "replace")
     parts = [f"upstream status {status}"]
     if refusal.code:
