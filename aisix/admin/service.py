@@ -98,7 +98,7 @@ class AdminService:
             return True
 
     async def follow(self, *, every_s: float = FOLLOW_EVERY_S) -> None:
-        """`refresh` again and again, until cancelled. A store that fails is told once."""
+        """`refresh` again and again, until cancelled. What fails is told once."""
         told = False
         while True:
             await asyncio.sleep(every_s)
@@ -108,6 +108,11 @@ class AdminService:
             except StoreUnavailable as error:
                 if not told:
                     _logger.error("admin.store_failed", extra={"error": str(error)})
+                told = True
+            except Exception:
+                # a bug must not end the following without a word
+                if not told:
+                    _logger.exception("admin.follow_failed")
                 told = True
 
     async def close(self) -> None:

@@ -415,6 +415,27 @@ async def test_following_outlives_a_store_that_fails_and_says_so_once(caplog):
 
 
 @pytest.mark.gen_test
+@pytest.mark.logs("admin.follow_failed")
+async def test_following_outlives_a_bug_and_says_so_once(caplog):
+    control = await loaded()
+    bug = KeyError("a bug")
+
+    async def broken() -> int:
+        raise bug
+
+    whole, control.store.revision = control.store.revision, broken
+    following = asyncio.create_task(control.service.follow(every_s=0))
+    try:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not following.done()
+    finally:
+        following.cancel()
+        control.store.revision = whole
+    assert [r.msg for r in caplog.records].count("admin.follow_failed") == 1
+
+
+@pytest.mark.gen_test
 async def test_before_loading_health_is_degraded():
     health = await make_control().service.health()
     assert health == {
