@@ -214,6 +214,11 @@ async def _build_control(
                 "store.key_created",
                 extra={"path": str(unlocked.key_file), "advice": "back it up with the database"},
             )
+        if unlocked.exposed:
+            _log.warning(
+                "store.key_exposed",
+                extra={"path": str(unlocked.key_file), "advice": "chmod 600: it opens all secrets"},
+            )
         store = SqliteResourceStore(database, unlocked.cipher)
         service = AdminService(store, sink, adapters=adapters, health=health, clock=clock)
         await service.load()

@@ -85,6 +85,11 @@ class Unlocked:
     key_file: Path | None
     created: bool
 
+    @property
+    def exposed(self) -> bool:
+        """Whether others than the owner can read the key file."""
+        return self.key_file is not None and bool(self.key_file.stat().st_mode & 0o077)
+
 
 async def unlock(database: Database, *, key: bytes | None) -> Unlocked:
     """Find the key and prove it on the canary. Raises StoreUnavailable; nothing changes then."""
