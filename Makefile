@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/config.yaml
 FUZZ_EXAMPLES ?= 2000
-SOAK_ROUNDS ?= 20
+SOAK_ROUNDS ?= 50
 
-.PHONY: help setup setup-dev demo run simulator test test-all test-clients soak fuzz check lint format types cover bench docs clean
+.PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench docs clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
