@@ -34,19 +34,14 @@ TOLERATED_SECTIONS = frozenset({"etcd", "cache", "managed"})
 
 UNSUPPORTED = frozenset(
     {
-        "downstream.idle_timeout_secs",
         "observability.metrics.buckets",
         "observability.tracing",
-        "proxy.max_connections",
         "proxy.real_ip",
         "proxy.upload_limit_bytes",
-        "proxy.workers",
         "ratelimit.concurrency_ttl_secs",
         "ratelimit.redis",
         "request",
         "resources_file",
-        "upstream.pool_idle_timeout_secs",
-        "upstream.pool_max_idle_per_host",
         "upstream.proxy",
         "upstream.retries",
         "upstream.tcp_keepalive_interval_secs",
@@ -61,6 +56,8 @@ _PREFIX = "AISIX_"
 _NOT_SUPPORTED = "is not supported by this version"
 _MAX_MS = 2**31 - 1  # libcurl's timeouts are C longs of at least 32 bits
 _MAX_BYTES = 2**53
+_MAX_CONNECTIONS = 1_000_000
+_MAX_WORKERS = 64
 _MAX_KEEPALIVE_S = 32_767  # what Linux takes as TCP_KEEPIDLE
 _DAY_S = 86_400
 _RESERVED_ID_HEADERS = frozenset(
@@ -242,6 +239,20 @@ def _whole(minimum: int, maximum: int) -> Kind:
     return Kind(f"whole number ≥ {minimum}", convert, from_text)
 
 
+def _workers() -> Kind:
+    """A number of processes, or "auto": as many as the machine has room for."""
+    number = _whole(1, _MAX_WORKERS)
+
+    def convert(value: object, sources: _Sources) -> object:
+        if value == "auto":
+            return value
+        if isinstance(value, str):
+            raise _bad(f"must be a whole number ≥ 1 or auto, not {_shown(value)}")
+        return number.convert(value, sources)
+
+    return Kind("whole number ≥ 1, or auto", convert, number.from_text)
+
+
 def _boolean() -> Kind:
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False}
@@ -387,6 +398,7 @@ _BACKEND = _choice("memory", later=("redis",))
 _BOOL = _boolean()
 _BYTES = _whole(0, _MAX_BYTES)
 _CA_FILE = _or_null(Kind("file path", _as_ca_file))
+_CONNECTIONS = _whole(0, _MAX_CONNECTIONS)
 _CONNECT_TO = _list_of("list of HOST:PORT:TO_HOST:TO_PORT", _as_connect_to)
 _FILE = _or_null(Kind("file path", _as_file))
 _ID_HEADERS = _list_of("list of header names", _as_id_header)
@@ -398,6 +410,7 @@ _SEALING_KEY = _or_null(Kind("env:NAME or file:/path", _as_encryption_key, secre
 _SECS = _whole(0, _DAY_S)
 _TOKENS = _whole(0, 10_000_000)
 _URL_PATH = _text("URL path", r"/[A-Za-z0-9._~/-]*", "a path such as /metrics")
+_WORKERS = _workers()
 _WORD = _text("one word", r"[^\s]{1,128}", "one word of at most 128 characters")
 
 
@@ -454,6 +467,18 @@ class Proxy:
     request_body_limit_bytes: int = field(
         default=33_554_432,
         metadata=_as(_BYTES, "Largest request body; a larger one gets 413. 0 = no limit.", "bytes"),
+    )
+    workers: int | str = field(
+        default="auto",
+        metadata=_as(
+            _WORKERS, "Processes that serve; auto = what CPUs and memory allow, at most 8."
+        ),
+    )
+    max_connections: int = field(
+        default=0,
+        metadata=_as(
+            _CONNECTIONS, "Open caller connections per worker; more get 503. 0 = no limit."
+        ),
     )
     request_id: RequestId = field(
         default_factory=RequestId, metadata=_section("The id of a request.")
@@ -562,6 +587,14 @@ class Upstream:
         metadata=_as(_CONNECT_TO, "Connect elsewhere under the same host name (libcurl's form)."),
     )
     tls: UpstreamTls = field(default_factory=UpstreamTls, metadata=_section("TLS towards Azure."))
+    pool_idle_timeout_secs: int = field(
+        default=90,
+        metadata=_as(_SECS, "Idle connections older than this are not used again.", "seconds"),
+    )
+    pool_max_idle_per_host: int = field(
+        default=1_024,
+        metadata=_as(_CONNECTIONS, "Open connections kept for reuse, per worker."),
+    )
     tcp_keepalive_secs: int = field(
         default=60, metadata=_as(_KEEPALIVE, "Idle time before TCP keep-alive. 0 = off.", "seconds")
     )
@@ -571,6 +604,18 @@ class Upstream:
 class Downstream:
     """The wire to callers."""
 
+    header_timeout_secs: int = field(
+        default=30,
+        metadata=_as(_SECS, "Longest wait for the whole head of a request. 0 = none.", "seconds"),
+    )
+    body_timeout_secs: int = field(
+        default=60,
+        metadata=_as(_SECS, "Longest gap between pieces of a request body. 0 = none.", "seconds"),
+    )
+    idle_timeout_secs: int = field(
+        default=600,
+        metadata=_as(_SECS, "Longest rest of a connection between requests. 0 = none.", "seconds"),
+    )
     sse_keepalive_interval_secs: int = field(
         default=15,
         metadata=_as(_SECS, "Silence on a stream before a comment is sent. 0 = off.", "seconds"),
