@@ -70,13 +70,14 @@ class Publisher:
         self._health = health
         self._recorder = recorder
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Swap it in; forget what it no longer names."""
+    async def publish(self, snapshot: Snapshot) -> int:
+        """Swap it in; forget what it no longer names. Nothing lags behind in one process."""
         self._holder.publish(snapshot)
         aliases = snapshot.every_alias()
         self._health.retain(frozenset(alias.name for alias in aliases))
         self._recorder.publish(snapshot)
         logs.register_secrets(_secrets(aliases), group="resources")
+        return 0
 
 
 def _secrets(aliases: Iterable[Alias]) -> Iterator[str]:

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aisix.admin import refusals, rules
 from aisix.admin.audit import Audit
@@ -54,6 +54,13 @@ Revisions = Collection[int] | None
 """What If-Match names; None when any revision will do."""
 
 
+class Written(NamedTuple):
+    """What a write answers, and how many workers may not have heard of it yet."""
+
+    answer: Entry
+    lagging_workers: int
+
+
 class AdminService:
     """All resources of one gateway, seen from the admin API."""
 
@@ -84,7 +91,7 @@ class AdminService:
         """Publish what the store holds. Raises StoreUnavailable."""
         async with self._lock:
             rows = await self._rows()
-            self._publish(self._compile(rows, self._rows_revision))
+            await self._publish(self._compile(rows, self._rows_revision))
 
     async def refresh(self) -> bool:
         """Publish what another process has written; whether there was anything. Raises
@@ -94,7 +101,7 @@ class AdminService:
             if await self._store.revision() == published:
                 return False
             rows = await self._rows()
-            self._publish(self._compile(rows, self._rows_revision))
+            await self._publish(self._compile(rows, self._rows_revision))
             return True
 
     async def follow(self, *, every_s: float = FOLLOW_EVERY_S) -> None:
@@ -157,11 +164,11 @@ class AdminService:
 
     # ── writes ──────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, kind: str, document: Any, *, actor: str) -> Entry:
+    async def create(self, kind: str, document: Any, *, actor: str) -> Written:
         """A new resource. Raises Refusal 400, 409."""
         body = self.schemas.check(kind, document)
 
-        async def work() -> Entry:
+        async def work() -> Written:
             rows = await self._rows()
             draft = self._draft(kind, body, stored=None, rows=rows)
             row = StoredResource(
@@ -173,45 +180,45 @@ class AdminService:
                 secret=draft.secret,
                 created_at=self._clock.time(),
             )
-            await self._write("create", rows, before=None, after=row, actor=actor)
-            return rules.present(row)
+            lagging = await self._write("create", rows, before=None, after=row, actor=actor)
+            return Written(rules.present(row), lagging)
 
         return await self._alone(work)
 
     async def replace(
         self, kind: str, id: str, document: Any, *, if_match: Revisions, actor: str
-    ) -> Entry:
+    ) -> Written:
         """A whole new value for a resource. Raises Refusal 400, 404, 409, 412."""
 
-        async def work() -> Entry:
+        async def work() -> Written:
             rows = await self._rows()
             before = _find(rows, kind, id, if_match=if_match)
             body = self.schemas.check(kind, document, replacing=True)
             draft = self._draft(kind, body, stored=before, rows=rows)
             after = _next(before, draft)
-            await self._write("replace", rows, before=before, after=after, actor=actor)
-            return rules.present(after)
+            lagging = await self._write("replace", rows, before=before, after=after, actor=actor)
+            return Written(rules.present(after), lagging)
 
         return await self._alone(work)
 
-    async def delete(self, kind: str, id: str, *, if_match: Revisions, actor: str) -> Entry:
+    async def delete(self, kind: str, id: str, *, if_match: Revisions, actor: str) -> Written:
         """Remove a resource that nothing needs. Raises Refusal 404, 409, 412."""
 
-        async def work() -> Entry:
+        async def work() -> Written:
             rows = await self._rows()
             before = _find(rows, kind, id, if_match=if_match)
             if kind == PROVIDER_KEYS:
                 _check_unused(id, rows)
-            await self._write("delete", rows, before=before, after=None, actor=actor)
-            return {"deleted": True, "id": id}
+            lagging = await self._write("delete", rows, before=before, after=None, actor=actor)
+            return Written({"deleted": True, "id": id}, lagging)
 
         return await self._alone(work)
 
-    async def rotate(self, id: str, document: Any, *, if_match: Revisions, actor: str) -> Entry:
+    async def rotate(self, id: str, document: Any, *, if_match: Revisions, actor: str) -> Written:
         """A new secret for a caller key, shown this once; with `grace_seconds` the old one keeps
         working that long. Raises Refusal 400, 404, 412."""
 
-        async def work() -> Entry:
+        async def work() -> Written:
             rows = await self._rows()
             before = _find(rows, APIKEYS, id, if_match=if_match)
             body = self.schemas.check(ROTATION, {} if document is None else document)
@@ -220,8 +227,8 @@ class AdminService:
             until = self._clock.time() + grace_s if grace_s else None
             draft = rules.rotated_apikey(before, plaintext, grace_until=until)
             after = _next(before, draft)
-            await self._write("rotate", rows, before=before, after=after, actor=actor)
-            return {"entry": rules.present(after), "plaintext": plaintext}
+            lagging = await self._write("rotate", rows, before=before, after=after, actor=actor)
+            return Written({"entry": rules.present(after), "plaintext": plaintext}, lagging)
 
         return await self._alone(work)
 
@@ -282,8 +289,9 @@ class AdminService:
         before: StoredResource | None,
         after: StoredResource | None,
         actor: str,
-    ) -> None:
-        """Compile, make durable, publish, tell the audit log; in this order."""
+    ) -> int:
+        """Compile, make durable, publish, tell the audit log; in this order. Returns how many
+        workers lag."""
         compiled = self._compile(_with_change(rows, before, after), self._rows_revision + 1)
         expected = before.revision if before else 0
         if after is not None:
@@ -292,8 +300,9 @@ class AdminService:
             before.kind, before.id, expected=expected
         ):
             raise refusals.changed_meanwhile()
-        self._publish(compiled)
+        lagging = await self._publish(compiled)
         self.audit.written(action, actor=actor, before=before, after=after)
+        return lagging
 
     async def _rows(self) -> Sequence[StoredResource]:
         self._rows_revision = await self._store.revision()
@@ -304,14 +313,15 @@ class AdminService:
             rows, self._adapters, revision=revision, taken_at=self._clock.time()
         )
 
-    def _publish(self, compiled: Compiled) -> None:
-        self._sink.publish(compiled.snapshot)
+    async def _publish(self, compiled: Compiled) -> int:
+        lagging = await self._sink.publish(compiled.snapshot)
         self._snapshot = compiled.snapshot
         self._confirmed_at = self._clock.monotonic()
         for problem in compiled.problems:
             if problem not in self._problems:
                 _logger.warning("admin.resource_unusable", extra={"problem": problem})
         self._problems = frozenset(compiled.problems)
+        return lagging
 
     # ── inside the views ────────────────────────────────────────────────────────────────────────
 

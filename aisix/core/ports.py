@@ -299,8 +299,8 @@ class ResourceStore(Protocol):
 class SnapshotSink(Protocol):
     """Where the control half publishes."""
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` effective."""
+    async def publish(self, snapshot: Snapshot) -> int:
+        """Make `snapshot` effective everywhere; how many workers did not say in time that it is."""
 
 
 class HealthView(Protocol):

@@ -22,7 +22,7 @@ from aisix.admin.access import AdminAccess
 from aisix.admin.openapi import OPERATIONS, build_document, static_file
 from aisix.admin.refusals import Refusal
 from aisix.admin.schemas import APIKEYS, parse_body
-from aisix.admin.service import AdminService, Revisions
+from aisix.admin.service import AdminService, Revisions, Written
 from aisix.core.request import HeaderView
 from aisix.web.base import BaseHandler, ProcessState, request_id
 from aisix.web.body import is_framed
@@ -30,6 +30,9 @@ from aisix.web.body import is_framed
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
 SWALLOW_BYTES = 32 * BODY_LIMIT_BYTES
 """How much of an unwanted body is read before the connection is closed instead."""
+
+LAGGING_HEADER = "x-aisix-lagging-workers"
+"""On the answer to a write: workers that did not say in time that it is effective there."""
 
 _REQUEST_ID_HEADERS = ("x-aisix-request-id",)
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.-]+\+)?json", flags=re.ASCII | re.IGNORECASE)
@@ -142,6 +145,12 @@ class AdminHandler(BaseHandler):
             revisions.add(int(match[1] or match[2]))
         return revisions
 
+    def answer_write(self, written: Written) -> None:
+        """200 with JSON; a header when the write is not known to be effective everywhere."""
+        if written.lagging_workers:
+            self.set_header(LAGGING_HEADER, str(written.lagging_workers))
+        self.answer(written.answer)
+
     def answer(self, value: Any) -> None:
         """200 with JSON; an entry also tells its revision as ETag."""
         if isinstance(value, dict) and "revision" in value:
@@ -222,7 +231,7 @@ class CollectionHandler(AdminHandler):
     async def post(self) -> None:
         """Create."""
         document = self.document()
-        self.answer(await self.front.service.create(self.kind, document, actor=self.actor))
+        self.answer_write(await self.front.service.create(self.kind, document, actor=self.actor))
 
 
 class ItemHandler(AdminHandler):
@@ -235,17 +244,17 @@ class ItemHandler(AdminHandler):
     async def put(self, id: str) -> None:
         """Replace."""
         document = self.document()
-        entry = await self.front.service.replace(
+        written = await self.front.service.replace(
             self.kind, id, document, if_match=self.if_match(), actor=self.actor
         )
-        self.answer(entry)
+        self.answer_write(written)
 
     async def delete(self, id: str) -> None:
         """Delete."""
-        entry = await self.front.service.delete(
+        written = await self.front.service.delete(
             self.kind, id, if_match=self.if_match(), actor=self.actor
         )
-        self.answer(entry)
+        self.answer_write(written)
 
 
 class RotationHandler(AdminHandler):
@@ -257,8 +266,8 @@ class RotationHandler(AdminHandler):
         rotated = await self.front.service.rotate(
             id, document, if_match=self.if_match(), actor=self.actor
         )
-        self.set_header("ETag", f'"{rotated["entry"]["revision"]}"')
-        self.send_json(rotated)
+        self.set_header("ETag", f'"{rotated.answer["entry"]["revision"]}"')
+        self.answer_write(rotated)
 
 
 class ModelsStatusHandler(AdminHandler):

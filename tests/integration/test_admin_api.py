@@ -523,7 +523,7 @@ async def test_what_nobody_foresaw_is_a_500_that_names_only_the_request(caplog):
     control = make_control()
     broken = Broken(
         control.store,
-        control.holder,
+        control.sink,
         adapters={},
         health=control.health,
         clock=control.clock,
@@ -545,3 +545,23 @@ async def test_a_failing_store_is_a_500_that_names_the_cause():
         api.control.store.fail_with = "the disk is full"
         response = await api.call("POST", f"{V1}/apikeys", CALLER)
         assert (response.code, error_of(response)) == (500, "store error: the disk is full")
+
+
+# ── workers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.gen_test
+async def test_a_write_names_how_many_workers_lag_and_only_then():
+    async with serve_admin() as api:
+        assert (
+            "x-aisix-lagging-workers"
+            not in (await api.call("POST", f"{V1}/apikeys", CALLER)).headers
+        )
+        api.control.sink.lagging = 1
+        created = await api.call("POST", f"{V1}/provider_keys", AZURE_KEY)
+        (entry,) = await api.json("GET", f"{V1}/apikeys")
+        rotated = await api.call("POST", f"{V1}/apikeys/{entry['id']}/rotate")
+        deleted = await api.call("DELETE", f"{V1}/apikeys/{entry['id']}")
+        for answer in (created, rotated, deleted):
+            assert answer.code == 200
+            assert answer.headers["x-aisix-lagging-workers"] == "1"

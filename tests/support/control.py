@@ -19,7 +19,7 @@ from tornado.netutil import bind_sockets
 from aisix.admin.service import AdminService
 from aisix.core.ports import StaleRevision, StoreConflict, StoredResource, StoreUnavailable
 from aisix.core.resources import Credential, ResourceKey
-from aisix.core.snapshot import SnapshotHolder
+from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.errors import FieldError
 from aisix.web.applications import admin_application
 from aisix.web.base import ProcessState
@@ -101,6 +101,19 @@ class StubHealth:
         return self.failures.get(alias_name)
 
 
+class StubSink:
+    """SnapshotSink over a holder; `lagging` is what the test says of the workers."""
+
+    def __init__(self, holder: SnapshotHolder) -> None:
+        self.holder = holder
+        self.lagging = 0
+
+    async def publish(self, snapshot: Snapshot) -> int:
+        """Make it the current one."""
+        self.holder.publish(snapshot)
+        return self.lagging
+
+
 class MemoryStore:
     """ResourceStore in memory; `fail_with` makes every call fail."""
 
@@ -166,13 +179,14 @@ class Control:
     service: AdminService
     store: Any
     holder: SnapshotHolder
+    sink: StubSink
     adapter: StubAdapter
     health: StubHealth
     clock: ManualClock
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         """A create through the service."""
-        return await self.service.create(kind, body, actor="tests")
+        return (await self.service.create(kind, body, actor="tests")).answer
 
     async def create_model(self, **fields: Any) -> dict[str, Any]:
         """The guide's model, with its provider key when there is none."""
@@ -185,15 +199,15 @@ def make_control(store: Any = None) -> Control:
     """A control half whose store is `store`, else one in memory. Nothing is loaded yet."""
     store = store if store is not None else MemoryStore()
     holder, adapter = SnapshotHolder(), StubAdapter()
-    health, clock = StubHealth(), ManualClock()
+    health, clock, sink = StubHealth(), ManualClock(), StubSink(holder)
     service = AdminService(
         store,
-        holder,
+        sink,
         adapters={adapter.name: adapter},  # type: ignore[dict-item]
         health=health,
         clock=clock,
     )
-    return Control(service, store, holder, adapter, health, clock)
+    return Control(service, store, holder, sink, adapter, health, clock)
 
 
 @dataclass

@@ -106,7 +106,7 @@ async def test_a_replace_is_whole_and_raises_the_revision():
     control = await loaded()
     entry = await control.create_model(timeout=5, rate_limit={"rpm": 1})
     body = {name: value for name, value in entry["value"].items() if name != "timeout"}
-    again = await control.service.replace(
+    again, _ = await control.service.replace(
         "models", entry["id"], {**body, "model_name": "other"}, if_match=None, actor="t"
     )
     assert (again["id"], again["revision"]) == (entry["id"], 2)
@@ -123,7 +123,7 @@ async def test_what_a_read_shows_can_be_put_back_unchanged():
     await control.create("apikeys", {**body, "rate_limit": {"tpm": 5}, "display_name": "d"})
     for kind in ("provider_keys", "models", "apikeys"):
         (entry,) = await control.service.list_all(kind)
-        again = await control.service.replace(
+        again, _ = await control.service.replace(
             kind, entry["id"], entry["value"], if_match=None, actor="t"
         )
         assert again == {**entry, "revision": 2}
@@ -153,7 +153,7 @@ async def test_a_provider_key_in_use_cannot_be_deleted():
     said = await refused(409, delete("provider_keys", key_id, if_match=None, actor="t"))
     assert '"gpt-4o-azure"' in said
     await refused(412, delete("models", model["id"], if_match={2}, actor="t"))
-    gone = await delete("models", model["id"], if_match={1}, actor="t")
+    gone, _ = await delete("models", model["id"], if_match={1}, actor="t")
     assert gone == {"deleted": True, "id": model["id"]}
     await delete("provider_keys", key_id, if_match=None, actor="t")
     assert control.holder.current().aliases == {}
@@ -175,7 +175,7 @@ async def test_a_model_may_not_be_moved_to_a_provider_key_that_does_not_exist():
 async def test_a_rotation_ends_the_old_key_at_once():
     control = await loaded()
     entry = await control.create("apikeys", CALLER)
-    rotated = await control.service.rotate(entry["id"], None, if_match=None, actor="t")
+    rotated, _ = await control.service.rotate(entry["id"], None, if_match=None, actor="t")
     assert rotated["plaintext"].startswith("sk-")
     assert len(rotated["plaintext"]) == 35
     digest = hashlib.sha256(rotated["plaintext"].encode()).hexdigest()
@@ -217,7 +217,7 @@ async def test_concurrent_rotations_leave_one_key_and_distinct_revisions():
     rotations = await asyncio.gather(
         *(control.service.rotate(entry["id"], None, if_match=None, actor="t") for _ in range(5))
     )
-    assert sorted(rotation["entry"]["revision"] for rotation in rotations) == [2, 3, 4, 5, 6]
+    assert sorted(rotated["entry"]["revision"] for rotated, _ in rotations) == [2, 3, 4, 5, 6]
     assert len(control.holder.current().keys_by_hash) == 1
 
 
@@ -261,6 +261,21 @@ async def test_another_process_that_was_faster_is_told(error, status):
     control = make_control(Contended())
     await control.service.load()
     await refused(status, control.create("apikeys", CALLER))
+
+
+@pytest.mark.gen_test
+async def test_every_write_tells_how_many_workers_lag():
+    control = await loaded()
+    control.sink.lagging = 2
+    created = await control.service.create("apikeys", CALLER, actor="t")
+    entry = created.answer
+    replaced = await control.service.replace(
+        "apikeys", entry["id"], entry["value"], if_match=None, actor="t"
+    )
+    rotated = await control.service.rotate(entry["id"], None, if_match=None, actor="t")
+    deleted = await control.service.delete("apikeys", entry["id"], if_match=None, actor="t")
+    lagging = [write.lagging_workers for write in (created, replaced, rotated, deleted)]
+    assert lagging == [2, 2, 2, 2]
 
 
 @pytest.mark.gen_test
