@@ -1,40 +1,34 @@
-"""The composition root: the only place that knows every part and wires them.
+"""The composition root: wires the data half, and both halves for a gateway of one process.
 
-Two halves are built here. The control half (store, admin, tokens, scrape) owns what is durable or
-slow; the data half (snapshot, limiter, transport, pipeline) serves requests. They meet in ports
-only: the snapshot one publishes and the other reads, the token source, the recorder, the health
-view.
+The control half (store, admin, tokens, scrape) owns what is durable or slow and is built by
+`aisix.control`; the data half (snapshot, limiter, transport, pipeline) serves requests. They meet
+in ports only: the snapshot one publishes and the other reads, the token source, the recorder, the
+health view. So a worker builds the data half alone; it never imports the other, nor azure-identity.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from aisix.admin.service import AdminService
 from aisix.auth.authenticator import Authenticator
 from aisix.config import Config
-from aisix.core.ports import Adapter, Clock, HealthView, SnapshotSink
+from aisix.core.ports import Adapter, Clock, TokenSource
 from aisix.core.resources import Alias, ClientSecret, ResourceKey
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.dispatch import DefaultDeadlines, Dispatcher
-from aisix.limits.limiter import TokenBucketLimiter
+from aisix.limits.limiter import BucketStore, TokenBucketLimiter
 from aisix.limits.local import LocalBuckets
 from aisix.pipeline import Pipeline
 from aisix.relay.pump import Relay
 from aisix.routing.health import Health
-from aisix.store.cipher import unlock
-from aisix.store.database import Database
-from aisix.store.resources import SqliteResourceStore
 from aisix.telemetry import logs
 from aisix.telemetry.access import AccessLogger
 from aisix.telemetry.metrics import PrometheusRecorder
 from aisix.transport.curl import CurlTransport
 from aisix.upstream.azure import AzureOpenAI
-from aisix.upstream.credentials import EntraTokens
 from aisix.web.applications import (
     Application,
     admin_application,
@@ -45,7 +39,8 @@ from aisix.web.base import ProcessState
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 
-_log = logging.getLogger("aisix.app")
+if TYPE_CHECKING:
+    from aisix.control import ControlHalf
 
 
 class SystemClock:
@@ -91,66 +86,98 @@ def _secrets(aliases: Iterable[Alias]) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlHalf:
-    """What is durable or slow."""
+class DataHalf:
+    """What serves requests."""
 
-    database: Database
-    service: AdminService
-    tokens: EntraTokens
+    state: ProcessState
+    snapshots: SnapshotHolder
+    publisher: Publisher
+    proxy_application: Application
     transport: CurlTransport
-    following: asyncio.Task[None]
 
     async def close(self) -> None:
-        """Finish the write under way, close the rest."""
-        self.following.cancel()
-        await asyncio.gather(self.following, return_exceptions=True)
-        await self.service.close()
-        await self.tokens.close()
+        """End every transfer."""
+        self.state.ready = False
         await self.transport.close()
-        await self.database.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A built gateway: three applications to serve, and what is behind them."""
+    """Both halves in one process: three applications to serve, and what is behind them."""
 
-    state: ProcessState
-    snapshots: SnapshotHolder
-    proxy_application: Application
+    data: DataHalf
+    control: ControlHalf
     admin_application: Application
     metrics_application: Application
-    control: ControlHalf
-    transport: CurlTransport
 
     async def close(self) -> None:
         """Close everything, data half first."""
-        self.state.ready = False
-        await self.transport.close()
+        await self.data.close()
         await self.control.close()
 
 
 async def build(config: Config) -> Gateway:
     """Open the store, load the resources and wire everything. Raises StoreUnavailable."""
+    from aisix.control import build_control  # noqa: PLC0415 - brings azure-identity
+
     clock = SystemClock()
     state = ProcessState()
     snapshots = SnapshotHolder()
     health = Health(clock)
-    adapters: dict[str, Adapter] = {AzureOpenAI.name: AzureOpenAI()}
     recorder = PrometheusRecorder(clock=clock, health=health, log_lines_dropped=logs.lines_dropped)
-    control = await _build_control(
+    publisher = Publisher(snapshots, health, recorder)
+    control = await build_control(
         config,
         clock=clock,
-        adapters=adapters,
+        adapters=build_adapters(),
         health=health,
-        sink=Publisher(snapshots, health, recorder),
+        sink=publisher,
         recorder=recorder,
+        transport=build_transport(config, clock),
     )
-    transport = _build_transport(config, clock)
+    data = build_data(
+        config,
+        clock=clock,
+        state=state,
+        snapshots=snapshots,
+        publisher=publisher,
+        health=health,
+        recorder=recorder,
+        tokens=control.tokens,
+        buckets=LocalBuckets(clock),
+    )
+    state.ready = True
+    return Gateway(
+        data=data,
+        control=control,
+        admin_application=admin_application(
+            control.service, admin_keys=config.admin.admin_keys, state=state
+        ),
+        metrics_application=metrics_application(
+            recorder.render, path=config.observability.metrics.prometheus.path, state=state
+        ),
+    )
+
+
+def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by name
+    config: Config,
+    *,
+    clock: Clock,
+    state: ProcessState,
+    snapshots: SnapshotHolder,
+    publisher: Publisher,
+    health: Health,
+    recorder: PrometheusRecorder,
+    tokens: TokenSource,
+    buckets: BucketStore,
+) -> DataHalf:
+    """Wire what serves requests; nothing is published yet."""
+    transport = build_transport(config, clock)
     upstream = config.upstream
     dispatcher = Dispatcher(
-        adapters=adapters,
+        adapters=build_adapters(),
         transport=transport,
-        tokens=control.tokens,
+        tokens=tokens,
         recorder=recorder,
         health=health,
         clock=clock,
@@ -165,7 +192,7 @@ async def build(config: Config) -> Gateway:
         snapshots=snapshots,
         authenticator=Authenticator(clock),
         limiter=TokenBucketLimiter(
-            LocalBuckets(clock), assumed_output_tokens=config.ratelimit.assumed_output_tokens
+            buckets, assumed_output_tokens=config.ratelimit.assumed_output_tokens
         ),
         dispatcher=dispatcher,
         relay=Relay(clock=clock, keepalive_s=config.downstream.sse_keepalive_interval_secs),
@@ -174,10 +201,10 @@ async def build(config: Config) -> Gateway:
         clock=clock,
         body_limit_bytes=config.proxy.request_body_limit_bytes,
     )
-    state.ready = True
-    return Gateway(
+    return DataHalf(
         state=state,
         snapshots=snapshots,
+        publisher=publisher,
         proxy_application=proxy_application(
             ProxyFront(
                 pipeline=pipeline,
@@ -187,57 +214,17 @@ async def build(config: Config) -> Gateway:
                 accept_request_ids=config.proxy.request_id.accept_headers,
             )
         ),
-        admin_application=admin_application(
-            control.service, admin_keys=config.admin.admin_keys, state=state
-        ),
-        metrics_application=metrics_application(
-            recorder.render, path=config.observability.metrics.prometheus.path, state=state
-        ),
-        control=control,
         transport=transport,
     )
 
 
-async def _build_control(
-    config: Config,
-    *,
-    clock: Clock,
-    adapters: Mapping[str, Adapter],
-    health: HealthView,
-    sink: SnapshotSink,
-    recorder: PrometheusRecorder,
-) -> ControlHalf:
-    database = await Database.open(config.store.path)
-    try:
-        unlocked = await unlock(database, key=config.store.encryption_key)
-        if unlocked.created:
-            _log.info(
-                "store.key_created",
-                extra={"path": str(unlocked.key_file), "advice": "back it up with the database"},
-            )
-        if unlocked.exposed:
-            _log.warning(
-                "store.key_exposed",
-                extra={"path": str(unlocked.key_file), "advice": "chmod 600: it opens all secrets"},
-            )
-        store = SqliteResourceStore(database, unlocked.cipher)
-        service = AdminService(store, sink, adapters=adapters, health=health, clock=clock)
-        await service.load()
-    except BaseException:
-        await database.close()
-        raise
-    transport = _build_transport(config, clock)
-    tokens = EntraTokens(transport=transport, clock=clock, recorder=recorder)
-    return ControlHalf(
-        database=database,
-        service=service,
-        tokens=tokens,
-        transport=transport,
-        following=asyncio.get_running_loop().create_task(service.follow()),
-    )
+def build_adapters() -> Mapping[str, Adapter]:
+    """The upstream dialects there are, by name."""
+    return {AzureOpenAI.name: AzureOpenAI()}
 
 
-def _build_transport(config: Config, clock: Clock) -> CurlTransport:
+def build_transport(config: Config, clock: Clock) -> CurlTransport:
+    """A transport of its own: its connections belong to the event loop that uses it."""
     upstream = config.upstream
     return CurlTransport(
         clock=clock,

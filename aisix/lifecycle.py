@@ -161,7 +161,7 @@ async def serve(config: Config) -> int:
         _announce(config, gateway, listeners)
         _open_all(gateway, listeners)
         await shutdown.requested.wait()
-        drained = await drain(config, gateway.state, listeners=listeners, shutdown=shutdown)
+        drained = await drain(config, gateway.data.state, listeners=listeners, shutdown=shutdown)
     finally:
         # also when something above fails: the store's threads would keep the process alive
         for listener in listeners:
@@ -184,7 +184,7 @@ def _bind_all(config: Config, listeners: list[Listener]) -> None:
 
 def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:
     applications = {
-        "proxy": gateway.proxy_application,
+        "proxy": gateway.data.proxy_application,
         "admin": gateway.admin_application,
         "metrics": gateway.metrics_application,
     }
@@ -206,7 +206,7 @@ def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> No
         extra={
             "version": __version__,
             **addresses,
-            "resource_revision": gateway.snapshots.current().revision,
+            "resource_revision": gateway.data.snapshots.current().revision,
         },
     )
 
