@@ -8,6 +8,7 @@ hence the name.
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from aisix.errors import BadRequest, GatewayError, InternalError, MethodNotAllow
 
 SERVER = f"AISIX/{__version__}"
 _MAX_REQUEST_ID_BYTES = 256
+_VARIANT_DIGIT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 
 class InFlight(Protocol):
@@ -64,9 +66,21 @@ def request_id(headers: Any, accept: Sequence[str]) -> str:
     """The first acceptable inbound id (1–256 visible ASCII characters), else a new UUID."""
     for name in accept:
         value = headers.get(name)
-        if value and len(value) <= _MAX_REQUEST_ID_BYTES and all("!" <= c <= "~" for c in value):
+        if value and len(value) <= _MAX_REQUEST_ID_BYTES and _is_visible_ascii(value):
             return str(value)
-    return str(uuid.uuid4())
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4) as text, at a third of the cost of uuid.uuid4; it keeps no state,
+    so forked processes never repeat one another."""
+    digits = os.urandom(16).hex()
+    variant = _VARIANT_DIGIT[digits[16]]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def _is_visible_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 class BaseHandler(RequestHandler):
