@@ -142,6 +142,22 @@ class TokenSource(Protocol):
         """A token other than `rejected`, which Azure refused; at most one forced fetch for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLease:
+    """How long a token may be kept by whoever asked for it: seconds from now, 0 = no longer."""
+
+    refresh_in_s: float
+    usable_s: float
+    expires_in_s: float
+
+
+class TokenLender(TokenSource, Protocol):
+    """A source whose tokens are kept by others too: it says for how long."""
+
+    def lease(self, credential: ClientSecret) -> TokenLease:
+        """Of the token handed out last."""
+
+
 class Adapter(Protocol):
     """One upstream dialect: checks what operators write, builds calls, explains refusals. Pure."""
 

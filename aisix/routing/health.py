@@ -7,6 +7,7 @@ breaker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aisix.core.ports import Clock
@@ -25,20 +26,25 @@ class _Record:
 class Health:
     """Failure streaks by alias name; implements HealthView."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, on_change: Callable[[str], None] = lambda _alias: None
+    ) -> None:
+        """`on_change` hears the name of each alias whose level or last failure changed."""
         self._clock = clock
+        self._on_change = on_change
         self._records: dict[str, _Record] = {}
 
     def succeeded(self, alias_name: str) -> None:
         """The upstream answered: the streak is over."""
-        if self._records:
-            self._records.pop(alias_name, None)
+        if self._records and self._records.pop(alias_name, None) is not None:
+            self._on_change(alias_name)
 
     def failed(self, alias_name: str, reason: str) -> None:
         """The upstream failed in a way that a retry could mend."""
         record = self._records.get(alias_name)
         failures = record.failures + 1 if record else 1
         self._records[alias_name] = _Record(failures, self._clock.time(), reason)
+        self._on_change(alias_name)
 
     def level(self, alias_name: str) -> int:
         """0 healthy, 1 shaky, 2 unhealthy."""
@@ -51,6 +57,10 @@ class Health:
         """UTC time and reason of the newest failure of the current streak."""
         record = self._records.get(alias_name)
         return (record.at, record.reason) if record else None
+
+    def failing(self) -> list[str]:
+        """Aliases with a streak."""
+        return list(self._records)
 
     def retain(self, alias_names: frozenset[str]) -> None:
         """Forget aliases that are no longer configured."""

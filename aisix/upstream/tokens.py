@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aisix.core.ports import Clock
+from aisix.core.ports import Clock, TokenLease
 from aisix.core.resources import ClientSecret
 from aisix.errors import CredentialRefused, CredentialUnavailable, UpstreamFailed
 
@@ -186,6 +186,15 @@ class TokenKeeper:
         if entry.token is None or entry.token == rejected:
             raise _same_token()
         return entry.token
+
+    def lease(self, credential: ClientSecret) -> TokenLease:
+        """How long the token handed out last may be kept by its user."""
+        entry = self._entries.get(credential)
+        if entry is None:
+            return TokenLease(0.0, 0.0, 0.0)
+        now = self._clock.monotonic()
+        times = (entry.refresh_at, entry.usable_until, entry.expires_at)
+        return TokenLease(*[max(0.0, time - now) for time in times])
 
     async def close(self) -> None:
         """End running fetches and forget all tokens. Idempotent."""
