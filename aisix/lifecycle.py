@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tornado.httpserver import HTTPServer
@@ -82,15 +82,38 @@ def bind(name: str, addr: Address, tls: ListenerTls, *, setting: str = "") -> Li
     """Bind `addr`, which `setting` (default `<name>.addr`) gave. Raises StartRefused naming the
     setting and the fix."""
     context = _tls_context(name, tls)
+    return Listener(name, _bound(setting or f"{name}.addr", addr), context)
+
+
+def bind_shared(name: str, addr: Address, tls: ListenerTls, *, count: int) -> list[Listener]:
+    """Bind `addr` `count` times; the kernel spreads connections over the sockets. Raises
+    StartRefused, also when it belongs to another program that would share it."""
+    context = _tls_context(name, tls)
+    setting = f"{name}.addr"
+    if addr.port:
+        for alone in _bound(setting, addr):
+            alone.close()
+    listeners: list[Listener] = []
     try:
-        sockets = bind_sockets(addr.port, addr.host)
+        for _ in range(count):
+            listener = Listener(name, _bound(setting, addr, shared=True), context)
+            listeners.append(listener)
+            addr = Address(addr.host, listener.sockets[0].getsockname()[1])
+    except StartRefused:
+        for listener in listeners:
+            listener.stop()
+        raise
+    return listeners
+
+
+def _bound(setting: str, addr: Address, *, shared: bool = False) -> list[socket.socket]:
+    try:
+        return bind_sockets(addr.port, addr.host, reuse_port=shared)
     except OSError as error:
         hint = _BIND_HINTS.get(error.errno or 0, "choose an address of this machine")
         raise StartRefused(
-            f"{setting or f'{name}.addr'}: cannot listen on {addr}: {error.strerror or error}; "
-            f"{hint}"
+            f"{setting}: cannot listen on {addr}: {error.strerror or error}; {hint}"
         ) from error
-    return Listener(name, sockets, context)
 
 
 def _tls_context(name: str, tls: ListenerTls) -> ssl.SSLContext | None:
@@ -116,6 +139,11 @@ class Shutdown:
         self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
         self.skip_wait = False
+
+    def on_orphaned(self) -> None:
+        """Whoever started this process is gone: end as if a person at a terminal asked for it."""
+        if not self.requested.is_set():
+            self.on_signal(signal.SIGINT)
 
     def on_signal(self, number: int) -> None:
         """First signal: drain. Second: end."""
@@ -158,7 +186,11 @@ async def serve(config: Config) -> int:
         logs.flush()
     drained = False
     try:
-        _announce(config, gateway, listeners)
+        announce(
+            config,
+            {listener.name: listener.url for listener in listeners},
+            resource_revision=gateway.data.snapshots.current().revision,
+        )
         _open_all(gateway, listeners)
         await shutdown.requested.wait()
         drained = await drain(config, gateway.data.state, listeners=listeners, shutdown=shutdown)
@@ -174,6 +206,11 @@ async def serve(config: Config) -> int:
 
 def _bind_all(config: Config, listeners: list[Listener]) -> None:
     listeners.append(bind("proxy", config.proxy.addr, config.proxy.tls))
+    bind_control(config, listeners)
+
+
+def bind_control(config: Config, listeners: list[Listener]) -> None:
+    """Add what the control half listens on to `listeners`. Raises StartRefused."""
     if config.admin.enabled:
         listeners.append(bind("admin", config.admin.addr, config.admin.tls))
     prometheus = config.observability.metrics.prometheus
@@ -192,7 +229,8 @@ def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:
         listener.open(applications[listener.name])
 
 
-def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> None:
+def announce(config: Config, addresses: Mapping[str, str], **more: object) -> None:
+    """Log what is configured, and that the gateway is ready where."""
     lines = describe(config)
     chosen = [line for line in lines if not line.endswith("(default)")]
     _log.info("config.loaded", extra={"settings": chosen})
@@ -200,15 +238,7 @@ def _announce(config: Config, gateway: Gateway, listeners: list[Listener]) -> No
     if config.ignored_sections:
         sections = ", ".join(config.ignored_sections)
         _log.warning("config.ignored", extra={"sections": sections})
-    addresses = {listener.name: listener.url for listener in listeners}
-    _log.info(
-        "gateway.ready",
-        extra={
-            "version": __version__,
-            **addresses,
-            "resource_revision": gateway.data.snapshots.current().revision,
-        },
-    )
+    _log.info("gateway.ready", extra={"version": __version__, **addresses, **more})
 
 
 async def drain(
