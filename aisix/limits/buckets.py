@@ -9,11 +9,13 @@ under it, and a drained bucket is the same as none at all: dropping it never cha
 A take is granted when what is spent plus the cost stays within the capacity. Corrections are never
 refused: they may spend more than the capacity (debt, paid back by time) and never make a bucket
 better than full. `Charge`, `Slot`, `Reading` and `Decision` are what a bucket store is asked and
-answers, wherever its buckets live. They are tuples because several are made for every request.
+answers, wherever its buckets live; `judge` decides for every store, so that all decide alike. They
+are tuples because several are made for every request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -65,52 +67,51 @@ class Decision(NamedTuple):
     claim: str = ""
 
 
-class Bucket(NamedTuple):
-    """State: `spent` at the monotonic second `stamp`, draining by `rate` per second."""
-
-    spent: float
-    stamp: float
-    rate: float
+Bucket = tuple[float, float, float]
+"""State: what is spent, the monotonic second at which it was, and what drains per second."""
 
 
 def spent_at(bucket: Bucket | None, now: float) -> float:
     """What is spent at `now`; a clock that went back drains nothing."""
     if bucket is None:
         return 0.0
-    elapsed = now - bucket.stamp
+    spent, stamp, rate = bucket
+    elapsed = now - stamp
     if elapsed <= 0.0:
-        return bucket.spent
-    left = bucket.spent - elapsed * bucket.rate
+        return spent
+    left = spent - elapsed * rate
     return left if left > 0.0 else 0.0
 
 
 def wait_s(spent: float, charge: Charge) -> float:
     """0 when `charge` fits on top of `spent`, else the seconds until it does, or NEVER."""
-    if charge.capacity <= 0 or charge.cost > charge.capacity:
+    _, window_s, capacity, cost = charge
+    if capacity <= 0 or cost > capacity:
         return NEVER
-    excess = spent + charge.cost - charge.capacity
+    excess = spent + cost - capacity
     if excess <= TOLERANCE:
         return 0.0
-    return excess * charge.window_s / charge.capacity
+    return excess * window_s / capacity
 
 
-def charged(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:
-    """The next state after a granted take; from here on the charge's limit sets the pace."""
-    stamp = now if bucket is None else max(now, bucket.stamp)
-    rate = charge.capacity / charge.window_s
-    return Bucket(spent_at(bucket, now) + charge.cost, stamp, rate)
+def charged(bucket: Bucket | None, spent: float, charge: Charge, now: float) -> Bucket:
+    """The next state after a granted take; from here on the charge's limit sets the pace. `spent`
+    is that of `bucket` at `now`.
+    """
+    _, window_s, capacity, cost = charge
+    return spent + cost, _stamp(bucket, spent, now), capacity / window_s
 
 
-def repaced(bucket: Bucket, charge: Charge, now: float) -> Bucket:
+def repaced(bucket: Bucket | None, spent: float, charge: Charge, now: float) -> Bucket | None:
     """The same spending, from now on draining at the pace of a limit that was changed.
 
     A refused take does this too, or the wait that it tells would be that of another pace. A limit
-    of 0 has no pace.
+    of 0 has no pace, and what has drained needs none. An unchanged bucket is the same object.
     """
     rate = charge.capacity / charge.window_s
-    if rate in (bucket.rate, 0.0):
+    if bucket is None or spent <= 0.0 or rate in (bucket[2], 0.0):
         return bucket
-    return Bucket(spent_at(bucket, now), max(now, bucket.stamp), rate)
+    return spent, _stamp(bucket, spent, now), rate
 
 
 def corrected(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:
@@ -118,10 +119,9 @@ def corrected(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:
 
     A living bucket keeps its own pace: the limit may have been changed since the take.
     """
-    spent = max(0.0, spent_at(bucket, now) + charge.cost)
-    if bucket is None:
-        return Bucket(spent, now, charge.capacity / charge.window_s)
-    return Bucket(spent, max(now, bucket.stamp), bucket.rate)
+    before = spent_at(bucket, now)
+    rate = charge.capacity / charge.window_s if bucket is None or before <= 0.0 else bucket[2]
+    return max(0.0, before + charge.cost), _stamp(bucket, before, now), rate
 
 
 def drained(bucket: Bucket, now: float) -> bool:
@@ -131,5 +131,52 @@ def drained(bucket: Bucket, now: float) -> bool:
 
 def read(spent: float, charge: Charge, wait: float) -> Reading:
     """How a bucket with so much `spent` stands; `wait` is what was decided about `charge`."""
-    full_in = spent * charge.window_s / charge.capacity if charge.capacity > 0 else NEVER
-    return Reading(wait, charge.capacity - spent, full_in)
+    _, window_s, capacity, _ = charge
+    full_in = spent * window_s / capacity if capacity > 0 else NEVER
+    return Reading(wait, capacity - spent, full_in)
+
+
+def judge(
+    charges: Sequence[Charge],
+    buckets: Sequence[Bucket | None],
+    slots: Sequence[Slot],
+    counts: Sequence[int],
+    now: float,
+) -> tuple[bool, tuple[Reading, ...], list[Bucket | None]]:
+    """Decide whether all `charges` fit their `buckets` and all `slots` their `counts`.
+
+    Returns whether they do, how each bucket stands afterwards, and its next state: the same object
+    where nothing changes.
+    """
+    granted = True
+    levels = []
+    waits = []
+    for index, charge in enumerate(charges):
+        spent = spent_at(buckets[index], now)
+        wait = wait_s(spent, charge)
+        if wait > 0.0:
+            granted = False
+        levels.append(spent)
+        waits.append(wait)
+    for index, slot in enumerate(slots):
+        if counts[index] >= slot.limit:
+            granted = False
+    readings = []
+    after: list[Bucket | None] = []
+    for index, charge in enumerate(charges):
+        spent = levels[index]
+        if granted:
+            bucket = charged(buckets[index], spent, charge, now)
+            spent = bucket[0]
+            after.append(bucket)
+        else:
+            after.append(repaced(buckets[index], spent, charge, now))
+        readings.append(read(spent, charge, waits[index]))
+    return granted, tuple(readings), after
+
+
+def _stamp(bucket: Bucket | None, spent: float, now: float) -> float:
+    """When a new state begins: now, or where it was when the clock went back."""
+    if bucket is None or spent <= 0.0 or bucket[1] < now:
+        return now
+    return bucket[1]

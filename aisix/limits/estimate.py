@@ -31,7 +31,10 @@ MEDIA_PARTS = frozenset(
 OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Where a request says how long its answer may be; Azure accepts one of them."""
 
-NO_OUTPUT = frozenset({UsageForm.EMBEDDING, UsageForm.NONE})
+PROMPT_TYPES = (str, list)
+"""What a prompt in a list of several is: a text, or an array of tokens."""
+
+NO_OUTPUT = (UsageForm.EMBEDDING, UsageForm.NONE)
 
 
 def estimate_text_tokens(byte_count: int) -> int:
@@ -55,13 +58,13 @@ def output_tokens(document: Mapping[str, Any], spec: EndpointSpec, assumed: int)
     """The most tokens that the answer can have, `assumed` for each choice without a limit."""
     if spec.usage in NO_OUTPUT:
         return 0
-    stated = [
-        count for field in OUTPUT_FIELDS if (count := _count(document.get(field))) is not None
-    ]
-    each = max(stated) if stated else assumed
-    choices = max(1, _count(document.get("n")) or 1, _count(document.get("best_of")) or 1)
+    stated = -1
+    for field in OUTPUT_FIELDS:
+        count = _count(document.get(field), -1)
+        stated = max(stated, count)
+    choices = max(1, _count(document.get("n"), 1), _count(document.get("best_of"), 1))
     prompt = document.get(spec.prompt_field) if spec.prompt_field is not None else None
-    return each * choices * _prompt_count(prompt)
+    return (assumed if stated < 0 else stated) * choices * _prompt_count(prompt)
 
 
 def _list_tokens(items: list[Any]) -> int:
@@ -109,14 +112,14 @@ def _measure_parts(parts: list[Any]) -> tuple[int, int]:
 
 def _prompt_count(prompt: Any) -> int:
     """How many prompts are answered: a list of texts or of token arrays asks once for each."""
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], PROMPT_TYPES):
         return len(prompt)
     return 1
 
 
-def _count(value: Any) -> int | None:
-    """A number of tokens or choices; None for anything else (true and false are no numbers)."""
-    return value if type(value) is int and value >= 0 else None
+def _count(value: Any, otherwise: int) -> int:
+    """A number of tokens or choices; `otherwise` for all else (true and false are no numbers)."""
+    return value if type(value) is int and value >= 0 else otherwise
 
 
 def _utf8_bytes(text: str) -> int:

@@ -8,24 +8,18 @@ Without a limit of a kind its headers are absent. A limit of 0 never refills, so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, floor
-from typing import NamedTuple
+from math import ceil, inf
+from types import MappingProxyType
 
-from aisix.limits.buckets import NEVER, TOLERANCE, Charge, Decision, Reading, Slot
+from aisix.limits.buckets import NEVER, TOLERANCE, Decision, Reading, Slot
+from aisix.limits.plan import Rule
 
-SHOWN_FIRST = frozenset({"rpm", "tpm"})
-"""These stand for their kind wherever they are set."""
-
-
-class Rule(NamedTuple):
-    """Which limit a charge belongs to: `layer` "api_key" or "model", `scope` "requests" or
-    "tokens", `limit` the policy field.
-    """
-
-    layer: str
-    scope: str
-    limit: str
-    charge: Charge
+NAMES = MappingProxyType(
+    {
+        scope: tuple(f"x-ratelimit-{what}-{scope}" for what in ("limit", "remaining", "reset"))
+        for scope in ("requests", "tokens")
+    }
+)
 
 
 def render_headers(
@@ -33,26 +27,29 @@ def render_headers(
 ) -> dict[str, str]:
     """The headers for a decision about the charges of `rules` and `slots`."""
     headers: dict[str, str] = {}
-    preferred = {(rule.layer, rule.scope) for rule in rules if rule.limit in SHOWN_FIRST}
-    tightest: dict[str, tuple[float, Rule, Reading]] = {}
-    for rule, reading in zip(rules, decision.readings, strict=True):
-        if rule.limit not in SHOWN_FIRST and (rule.layer, rule.scope) in preferred:
+    tightest: dict[str, tuple[float, int, Reading]] = {}
+    for index, rule in enumerate(rules):
+        if not rule.shown:
             continue
-        fraction = _fraction(reading.remaining, rule.charge.capacity)
-        if rule.scope not in tightest or fraction < tightest[rule.scope][0]:
-            tightest[rule.scope] = (fraction, rule, reading)
-    for scope, (_, rule, reading) in tightest.items():
-        remaining = max(0, floor(reading.remaining + TOLERANCE))
-        headers[f"x-ratelimit-limit-{scope}"] = str(rule.charge.capacity)
-        headers[f"x-ratelimit-remaining-{scope}"] = str(remaining)
-        if reading.full_in_s < NEVER:
-            headers[f"x-ratelimit-reset-{scope}"] = f"{ceil(reading.full_in_s - TOLERANCE)}s"
+        reading = decision.readings[index]
+        capacity = rule.charge.capacity
+        fraction = _fraction(reading.remaining, capacity)
+        known = tightest.get(rule.scope)
+        if known is None or fraction < known[0]:
+            tightest[rule.scope] = (fraction, capacity, reading)
+    for scope, (_, capacity, (_, remaining, full_in_s)) in tightest.items():
+        limit_name, remaining_name, reset_name = NAMES[scope]
+        headers[limit_name] = str(capacity)
+        headers[remaining_name] = str(int(remaining + TOLERANCE)) if remaining > 0.0 else "0"
+        if full_in_s < NEVER:
+            headers[reset_name] = f"{ceil(full_in_s - TOLERANCE)}s"
     if slots:
-        pairs = zip(slots, decision.in_flight, strict=True)
-        _, limit, left = min(
-            (_fraction(slot.limit - count, slot.limit), slot.limit, slot.limit - count)
-            for slot, count in pairs
-        )
+        least, limit, left = inf, 0, 0
+        for index, slot in enumerate(slots):
+            free = slot.limit - decision.in_flight[index]
+            fraction = _fraction(free, slot.limit)
+            if fraction <= least:
+                least, limit, left = fraction, slot.limit, free
         headers["x-ratelimit-limit-concurrent"] = str(limit)
         headers["x-ratelimit-remaining-concurrent"] = str(max(0, left))
     return headers
@@ -60,4 +57,4 @@ def render_headers(
 
 def _fraction(remaining: float, capacity: int) -> float:
     """What is left of a limit; a limit of 0 has less left than any other."""
-    return remaining / capacity if capacity > 0 else float("-inf")
+    return remaining / capacity if capacity > 0 else -inf

@@ -12,19 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from aisix.core.exchange import Exchange, Hold
-from aisix.core.resources import REQUEST_LIMITS, TOKEN_LIMITS
 from aisix.errors import LimitExceeded
 from aisix.limits.buckets import NEVER, Charge, Decision, Slot
 from aisix.limits.estimate import output_tokens, prompt_tokens
-from aisix.limits.headers import Rule, render_headers
+from aisix.limits.headers import render_headers
+from aisix.limits.plan import Plans, Rule, layer_of
 
 LAYER_NAMES = MappingProxyType({"api_key": "this API key", "model": "this model"})
-
-REQUEST_TABLE = tuple(REQUEST_LIMITS.items())
-TOKEN_TABLE = tuple(TOKEN_LIMITS.items())
 
 
 class BucketStore(Protocol):
@@ -65,23 +62,31 @@ NO_HOLD: Hold = _NoHold()
 class _StoreHold:
     """What one exchange took from a store. The first call ends it; later ones do nothing."""
 
-    __slots__ = ("_claim", "_ended", "_rules", "_slots", "_store", "headers")
+    __slots__ = ("_charges", "_decision", "_ended", "_headers", "_rules", "_slots", "_store")
 
     def __init__(
         self,
         store: BucketStore,
         rules: Sequence[Rule],
+        charges: Sequence[Charge],
         *,
         slots: Sequence[Slot],
-        claim: str,
-        headers: Mapping[str, str],
+        decision: Decision,
     ) -> None:
         self._store = store
         self._rules = rules
+        self._charges = charges
         self._slots = slots
-        self._claim = claim
+        self._decision = decision
         self._ended = False
-        self.headers = headers
+        self._headers: Mapping[str, str] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Rendered when first asked for: not every answer shows them."""
+        if self._headers is None:
+            self._headers = render_headers(self._rules, self._slots, self._decision)
+        return self._headers
 
     def settle(self, total_tokens: int) -> None:
         self._end(max(0, total_tokens), keep_request=True)
@@ -94,22 +99,14 @@ class _StoreHold:
             return
         self._ended = True
         corrections = []
-        for rule in self._rules:
-            charge = rule.charge
-            kept = charge.cost if keep_request else 0
+        for index, rule in enumerate(self._rules):
+            key, window_s, capacity, cost = self._charges[index]
+            kept = cost if keep_request else 0
             used = total_tokens if rule.scope == "tokens" else kept
-            if used != charge.cost:
-                corrections.append(charge._replace(cost=used - charge.cost))
+            if used != cost:
+                corrections.append(Charge(key, window_s, capacity, used - cost))
         if corrections or self._slots:
-            self._store.give_back(corrections, self._slots, self._claim)
-
-
-class _Plan(NamedTuple):
-    """All that must let one exchange pass; `slot_layers` goes with `slots`."""
-
-    rules: list[Rule]
-    slots: list[Slot]
-    slot_layers: list[str]
+            self._store.give_back(corrections, self._slots, self._decision.claim)
 
 
 class TokenBucketLimiter:
@@ -118,47 +115,37 @@ class TokenBucketLimiter:
     def __init__(self, store: BucketStore, *, assumed_output_tokens: int) -> None:
         self._store = store
         self._assumed_output_tokens = assumed_output_tokens
+        self._plans = Plans()
 
     async def admit(self, exchange: Exchange) -> Hold:
         """Reserve for `exchange` and note its prompt estimate. Raises LimitExceeded."""
-        if exchange.payload is not None:
-            exchange.prompt_estimate_tokens = prompt_tokens(
-                exchange.payload.document, exchange.request.spec
-            )
-        plan = self._plan(exchange)
-        if not plan.rules and not plan.slots:
+        payload = exchange.payload
+        if payload is not None:
+            exchange.prompt_estimate_tokens = prompt_tokens(payload.document, exchange.request.spec)
+        of_key = self._plans.of("api_key", exchange.caller)
+        of_model = self._plans.of("model", exchange.alias)
+        rules = of_key.rules + of_model.rules
+        slots = of_key.slots + of_model.slots
+        if not rules and not slots:
             return NO_HOLD
-        decision = await self._store.take([rule.charge for rule in plan.rules], plan.slots)
-        headers = render_headers(plan.rules, plan.slots, decision)
+        charges = self._charges(rules, exchange)
+        decision = await self._store.take(charges, slots)
         if not decision.granted:
-            raise _refusal(plan, decision, headers)
-        return _StoreHold(
-            self._store, plan.rules, slots=plan.slots, claim=decision.claim, headers=headers
-        )
+            raise _refusal(rules, slots, decision)
+        return _StoreHold(self._store, rules, charges, slots=slots, decision=decision)
 
-    def _plan(self, exchange: Exchange) -> _Plan:
-        plan = _Plan([], [], [])
+    def _charges(self, rules: Sequence[Rule], exchange: Exchange) -> list[Charge]:
+        """What each rule takes; the estimate is made when a rule is about tokens."""
+        charges = []
         tokens = 0
-        for layer, owner in (("api_key", exchange.caller), ("model", exchange.alias)):
-            if owner is None:
-                continue
-            policy = owner.limits
-            for limit, window_s in REQUEST_TABLE:
-                capacity = getattr(policy, limit)
-                if capacity is not None:
-                    charge = Charge(f"{layer}:{owner.id}:{limit}", window_s, capacity, 1)
-                    plan.rules.append(Rule(layer, "requests", limit, charge))
-            for limit, window_s in TOKEN_TABLE:
-                capacity = getattr(policy, limit)
-                if capacity is not None:
-                    tokens = tokens or self._estimate(exchange)
-                    cost = min(tokens, capacity)
-                    charge = Charge(f"{layer}:{owner.id}:{limit}", window_s, capacity, cost)
-                    plan.rules.append(Rule(layer, "tokens", limit, charge))
-            if policy.concurrency is not None:
-                plan.slots.append(Slot(f"{layer}:{owner.id}:concurrency", policy.concurrency))
-                plan.slot_layers.append(layer)
-        return plan
+        for rule in rules:
+            charge = rule.charge
+            if rule.scope == "tokens":
+                tokens = tokens or self._estimate(exchange)
+                key, window_s, capacity, _ = charge
+                charge = Charge(key, window_s, capacity, min(tokens, capacity))
+            charges.append(charge)
+        return charges
 
     def _estimate(self, exchange: Exchange) -> int:
         """Tokens to reserve; never 0, or an empty bucket would let a stream of them through."""
@@ -170,22 +157,23 @@ class TokenBucketLimiter:
         return max(1, exchange.prompt_estimate_tokens + output)
 
 
-def _refusal(plan: _Plan, decision: Decision, headers: Mapping[str, str]) -> LimitExceeded:
+def _refusal(rules: Sequence[Rule], slots: Sequence[Slot], decision: Decision) -> LimitExceeded:
     """The error for the limit that holds the exchange back longest: the caller's true wait.
 
     A full concurrency limit names no time, so it is told only when no bucket refuses too; limits of
     0 come first of all.
     """
+    headers = render_headers(rules, slots, decision)
     waits = [reading.wait_s for reading in decision.readings]
     longest = max(waits, default=0.0)
     full = [
-        (slot.limit, layer, count)
-        for slot, layer, count in zip(plan.slots, plan.slot_layers, decision.in_flight, strict=True)
+        (slot.limit, layer_of(slot), count)
+        for slot, count in zip(slots, decision.in_flight, strict=True)
         if count >= slot.limit
     ]
     if full and longest < NEVER and (longest <= 0.0 or min(full)[0] <= 0):
         return _concurrency_refusal(*min(full), headers=headers)
-    return _bucket_refusal(plan.rules[waits.index(longest)], longest, headers)
+    return _bucket_refusal(rules[waits.index(longest)], longest, headers)
 
 
 def _bucket_refusal(rule: Rule, wait_s: float, headers: Mapping[str, str]) -> LimitExceeded:

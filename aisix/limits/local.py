@@ -2,29 +2,16 @@
 
 One `take` is atomic because it never awaits: everything is checked before anything is committed, so
 a request that one limit refuses consumes none of the others. Memory is bounded by the live buckets:
-each take looks at a few of the oldest entries and drops those that have drained, which is how the
-buckets of deleted keys go away. A counter at zero is not kept either.
+each take looks at a few entries in turn and drops those that have drained, which is how the buckets
+of deleted keys go away. A counter at zero is not kept either.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from aisix.core.ports import Clock
-from aisix.limits.buckets import (
-    Bucket,
-    Charge,
-    Decision,
-    Slot,
-    charged,
-    corrected,
-    drained,
-    read,
-    repaced,
-    spent_at,
-    wait_s,
-)
+from aisix.limits.buckets import Bucket, Charge, Decision, Slot, corrected, drained, judge
 
 
 class LocalBuckets:
@@ -32,8 +19,9 @@ class LocalBuckets:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: dict[str, Bucket] = {}
         self._in_flight: dict[str, int] = {}
+        self._unswept: list[str] = []
 
     def __len__(self) -> int:
         """Entries held: buckets that are not full, and counters that are not zero."""
@@ -42,27 +30,19 @@ class LocalBuckets:
     async def take(self, charges: Sequence[Charge], slots: Sequence[Slot]) -> Decision:
         """Take all `charges` and `slots`, whose keys are distinct, or nothing."""
         now = self._clock.monotonic()
-        spent = [spent_at(self._buckets.get(charge.key), now) for charge in charges]
-        waits = [wait_s(level, charge) for level, charge in zip(spent, charges, strict=True)]
-        counts = [self._in_flight.get(slot.key, 0) for slot in slots]
-        granted = not any(waits) and all(
-            count < slot.limit for count, slot in zip(counts, slots, strict=True)
-        )
+        held = self._buckets
+        before = len(held)
+        buckets = [held.get(charge.key) for charge in charges]
+        counts = [self._in_flight.get(slot.key, 0) for slot in slots] if slots else []
+        granted, readings, after = judge(charges, buckets, slots, counts, now)
+        for index, bucket in enumerate(after):
+            if bucket is not None:
+                held[charges[index].key] = bucket
         if granted:
-            for index, charge in enumerate(charges):
-                bucket = charged(self._buckets.get(charge.key), charge, now)
-                self._buckets[charge.key] = bucket
-                spent[index] = bucket.spent
             for index, slot in enumerate(slots):
                 counts[index] += 1
                 self._in_flight[slot.key] = counts[index]
-        else:
-            for charge in charges:
-                known = self._buckets.get(charge.key)
-                if known is not None:
-                    self._buckets[charge.key] = repaced(known, charge, now)
-        self._sweep(now, len(charges) + 1)
-        readings = tuple(map(read, spent, charges, waits))
+        self._sweep(now, len(held) - before + 1)
         return Decision(granted, readings, tuple(counts))
 
     def give_back(self, corrections: Sequence[Charge], slots: Sequence[Slot], claim: str) -> None:
@@ -70,7 +50,7 @@ class LocalBuckets:
         now = self._clock.monotonic()
         for charge in corrections:
             bucket = corrected(self._buckets.get(charge.key), charge, now)
-            if bucket.spent > 0.0:
+            if bucket[0] > 0.0:
                 self._buckets[charge.key] = bucket
             else:
                 self._buckets.pop(charge.key, None)
@@ -82,14 +62,16 @@ class LocalBuckets:
                 self._in_flight.pop(slot.key, None)
 
     def _sweep(self, now: float, count: int) -> None:
-        """Look at the `count` entries that were looked at longest ago; drop what has drained.
+        """Look at the next `count` entries, one more than the take added; drop what has drained.
 
-        One more than a take can add, so the store shrinks under any traffic, without a timer and
-        without ever walking all of it.
+        So the store shrinks under any traffic, without a timer and without ever walking all of it.
         """
-        for _ in range(min(count, len(self._buckets))):
-            key = next(iter(self._buckets))
-            if drained(self._buckets[key], now):
+        for _ in range(count):
+            if not self._unswept:
+                self._unswept = list(self._buckets)
+                if not self._unswept:
+                    return
+            key = self._unswept.pop()
+            bucket = self._buckets.get(key)
+            if bucket is not None and drained(bucket, now):
                 del self._buckets[key]
-            else:
-                self._buckets.move_to_end(key)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from aisix.limits.buckets import NEVER, Charge, Decision, Reading, Slot
-from aisix.limits.headers import Rule, render_headers
+from collections.abc import Iterable
+
+from aisix.core.resources import ApiKey, LimitPolicy
+from aisix.limits.buckets import NEVER, Decision, Reading, Slot
+from aisix.limits.headers import render_headers
+from aisix.limits.plan import Rule, make_plan
+
+Row = tuple[str, str, int, float]
+"""Layer, limit, capacity, what remains."""
 
 
-def rule(layer: str, limit: str, capacity: int) -> Rule:
-    scope = "tokens" if limit in ("tpm", "tpd") else "requests"
-    return Rule(layer, scope, limit, Charge(f"{layer}:{limit}", 60.0, capacity, 1))
+def rules_of(layer: str, rows: Iterable[Row]) -> tuple[Rule, ...]:
+    policy = LimitPolicy(**{limit: capacity for _, limit, capacity, _ in rows})
+    return make_plan(layer, ApiKey("1", "0" * 64, limits=policy)).rules
 
 
-def headers(*rows: tuple[str, str, int, float], full_in_s: float = 3.0) -> dict[str, str]:
-    rules = [rule(layer, limit, capacity) for layer, limit, capacity, _ in rows]
+def headers(*rows: Row, full_in_s: float = 3.0) -> dict[str, str]:
+    """Rows of a layer in the order of its rules."""
+    layers = {layer: [row for row in rows if row[0] == layer] for layer, *_ in rows}
+    rules = [rule for layer, own in layers.items() for rule in rules_of(layer, own)]
+    assert [rule.limit for rule in rules] == [limit for _, limit, *_ in rows]
     readings = tuple(Reading(0.0, remaining, full_in_s) for *_, remaining in rows)
     return render_headers(rules, [], Decision(True, readings, ()))
 
@@ -36,8 +46,8 @@ def test_the_per_minute_limit_stands_for_its_layer():
     shown = headers(
         ("api_key", "rps", 2, 0.0),
         ("api_key", "rpm", 60, 50.0),
-        ("api_key", "tpd", 1000, 1.0),
         ("api_key", "tpm", 500, 400.0),
+        ("api_key", "tpd", 1000, 1.0),
     )
     assert shown["x-ratelimit-limit-requests"] == "60"
     assert shown["x-ratelimit-limit-tokens"] == "500"
@@ -65,7 +75,7 @@ def test_reset_is_whole_seconds_rounded_up():
 
 
 def test_a_limit_of_zero_is_the_tightest_and_has_no_reset():
-    rules = [rule("api_key", "rpm", 10), rule("model", "rpm", 0)]
+    rules = rules_of("api_key", [("", "rpm", 10, 0.0)]) + rules_of("model", [("", "rpm", 0, 0.0)])
     readings = (Reading(0.0, -5.0, 90.0), Reading(NEVER, 0.0, NEVER))
     assert render_headers(rules, [], Decision(False, readings, ())) == {
         "x-ratelimit-limit-requests": "0",
