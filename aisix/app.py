@@ -9,14 +9,14 @@ health view. So a worker builds the data half alone; it never imports the other,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aisix.auth.authenticator import Authenticator
 from aisix.config import Config
 from aisix.core.ports import Adapter, Clock, TokenSource
-from aisix.core.resources import Alias, ClientSecret, ResourceKey
+from aisix.core.resources import ClientSecret, ResourceKey
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.dispatch import DefaultDeadlines, Dispatcher
 from aisix.limits.limiter import BucketStore, TokenBucketLimiter
@@ -71,13 +71,13 @@ class Publisher:
         aliases = snapshot.every_alias()
         self._health.retain(frozenset(alias.name for alias in aliases))
         self._recorder.publish(snapshot)
-        logs.register_secrets(_secrets(aliases), group="resources")
+        logs.register_secrets(secrets_of(snapshot), group="resources")
         return 0
 
 
-def _secrets(aliases: Iterable[Alias]) -> Iterator[str]:
+def secrets_of(snapshot: Snapshot) -> Iterator[str]:
     """What must never appear in a log, whatever an upstream echoes."""
-    for alias in aliases:
+    for alias in snapshot.every_alias():
         credential = alias.deployment.credential
         if isinstance(credential, ResourceKey):
             yield credential.key
