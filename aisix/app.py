@@ -33,9 +33,10 @@ from aisix.web.applications import (
     Application,
     admin_application,
     metrics_application,
-    proxy_application,
 )
 from aisix.web.base import ProcessState
+from aisix.web.body import SWALLOW_S
+from aisix.web.connection import Patience
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 
@@ -92,7 +93,7 @@ class DataHalf:
     state: ProcessState
     snapshots: SnapshotHolder
     publisher: Publisher
-    proxy_application: Application
+    front: ProxyFront
     transport: CurlTransport
 
     async def close(self) -> None:
@@ -205,14 +206,19 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
         state=state,
         snapshots=snapshots,
         publisher=publisher,
-        proxy_application=proxy_application(
-            ProxyFront(
-                pipeline=pipeline,
-                routes=Routes(),
-                state=state,
-                body_limit_bytes=config.proxy.request_body_limit_bytes,
-                accept_request_ids=config.proxy.request_id.accept_headers,
-            )
+        front=ProxyFront(
+            pipeline=pipeline,
+            routes=Routes(),
+            state=state,
+            body_limit_bytes=config.proxy.request_body_limit_bytes,
+            accept_request_ids=config.proxy.request_id.accept_headers,
+            max_connections=config.proxy.max_connections,
+            patience=Patience(
+                head_s=config.downstream.header_timeout_secs,
+                body_s=config.downstream.body_timeout_secs,
+                idle_s=config.downstream.idle_timeout_secs,
+                swallow_s=SWALLOW_S,
+            ),
         ),
         transport=transport,
     )

@@ -3,14 +3,14 @@
     GatewayError                     abstract
     ├─ RequestRejected               we said no; nothing was sent upstream
     │  ├─ BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · UnknownAlias 404
-    │  ├─ MethodNotAllowed 405 · BodyTooLarge 413 · UnsupportedEncoding 415
-    │  └─ LimitExceeded 429
+    │  ├─ MethodNotAllowed 405 · RequestTimeout 408 · BodyTooLarge 413 · UnsupportedEncoding 415
+    │  └─ LimitExceeded 429 · HeadTooLarge 431
     ├─ UpstreamFailed                Azure gave no usable answer
     │  ├─ UpstreamUnreachable 502 · UpstreamBroken 502 · UpstreamTimeout 504
     │  ├─ UpstreamMisconfigured 400 · CredentialUnusable 401
     │  └─ CredentialRefused 500 · CredentialUnavailable 502
     ├─ UpstreamRejected              Azure answered with an error; its status, our wording
-    ├─ Overloaded 503                draining
+    ├─ Overloaded 503                draining, or too many connections
     └─ InternalError 500             every other exception; text hidden
 
 `message` is for the caller: it never holds a secret, an upstream host or a deployment name.
@@ -117,6 +117,13 @@ class MethodNotAllowed(RequestRejected):
     code = "method_not_allowed"
 
 
+class RequestTimeout(RequestRejected):
+    """The caller took too long to send its request."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class BodyTooLarge(RequestRejected):
     """The request body is over the configured limit."""
 
@@ -129,6 +136,13 @@ class UnsupportedEncoding(RequestRejected):
 
     status = 415
     code = "unsupported_content_encoding"
+
+
+class HeadTooLarge(RequestRejected):
+    """Request line and headers are larger than any SDK makes them."""
+
+    status = 431
+    code = "request_head_too_large"
 
 
 class LimitExceeded(RequestRejected):

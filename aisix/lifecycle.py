@@ -26,7 +26,9 @@ from aisix.config import Address, Config, ListenerTls, describe
 from aisix.core.ports import StoreUnavailable
 from aisix.telemetry import logs
 from aisix.web.base import ProcessState
-from aisix.web.body import UNLIMITED_BYTES
+from aisix.web.framing import UNLIMITED_BYTES
+from aisix.web.inference import ProxyFront
+from aisix.web.server import ProxyServer
 
 _ABORT_GRACE_S = 1.0
 _BIND_HINTS = {
@@ -47,7 +49,7 @@ class Listener:
     name: str
     sockets: list[socket.socket]
     tls: ssl.SSLContext | None
-    server: HTTPServer | None = None
+    server: HTTPServer | ProxyServer | None = None
 
     @property
     def url(self) -> str:
@@ -56,11 +58,14 @@ class Listener:
         shown = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls else 'http'}://{shown}:{port}"
 
-    def open(self, application: Application, *, max_body_bytes: int = UNLIMITED_BYTES) -> None:
-        """Begin to accept."""
-        self.server = HTTPServer(
-            application, ssl_options=self.tls, max_body_size=max_body_bytes, xheaders=False
-        )
+    def open(self, served: Application | ProxyFront) -> None:
+        """Begin to accept: callers on our own server, everything else on Tornado's."""
+        if isinstance(served, ProxyFront):
+            self.server = ProxyServer(served, tls=self.tls)
+        else:
+            self.server = HTTPServer(
+                served, ssl_options=self.tls, max_body_size=UNLIMITED_BYTES, xheaders=False
+            )
         self.server.add_sockets(self.sockets)
 
     def stop(self) -> None:
@@ -220,8 +225,8 @@ def bind_control(config: Config, listeners: list[Listener]) -> None:
 
 
 def _open_all(gateway: Gateway, listeners: list[Listener]) -> None:
-    applications = {
-        "proxy": gateway.data.proxy_application,
+    applications: dict[str, Application | ProxyFront] = {
+        "proxy": gateway.data.front,
         "admin": gateway.admin_application,
         "metrics": gateway.metrics_application,
     }

@@ -25,7 +25,7 @@ from aisix.admin.schemas import APIKEYS, parse_body
 from aisix.admin.service import AdminService, Revisions, Written
 from aisix.core.request import HeaderView
 from aisix.web.base import BaseHandler, ProcessState, request_id
-from aisix.web.body import is_framed
+from aisix.web.framing import is_framed
 
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
 SWALLOW_BYTES = 32 * BODY_LIMIT_BYTES

@@ -1,4 +1,4 @@
-"""The three applications that are served: proxy, admin, metrics. Built once, by `aisix.app`."""
+"""The applications of the listeners beside the proxy: admin and metrics."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import tornado.web
 from aisix.admin.service import AdminService
 from aisix.web.admin import admin_routes
 from aisix.web.base import ProcessState
-from aisix.web.inference import InferenceHandler, ProxyFront
 from aisix.web.ops import MetricsHandler, NoRouteHandler, probe_routes
 
 Application = tornado.web.Application
 """What a listener serves; named here so that the composition root need not know Tornado."""
-
-
-def proxy_application(front: ProxyFront) -> Application:
-    """What applications call."""
-    return _application([*probe_routes(front.state), (r".*", InferenceHandler, {"front": front})])
 
 
 def admin_application(

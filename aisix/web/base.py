@@ -54,7 +54,8 @@ class ProcessState:
 
     async def wait_idle(self) -> None:
         """Until nothing is in flight."""
-        await self._idle.wait()
+        while self.inflight:  # whoever was woken may come too late
+            await self._idle.wait()
 
     def abort_all(self) -> None:
         """End everything that is in flight."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from aisix.web.base import BaseHandler, ProcessState, request_id
 
+PROBE_PATHS = frozenset({"/livez", "/livez/", "/readyz", "/readyz/"})
+
 _TEXT = "text/plain; charset=utf-8"
 _REQUEST_ID_HEADERS = ("x-aisix-request-id",)
 

@@ -1,118 +1,128 @@
-"""The way back to the caller over a Tornado handler: implements the Reply port.
+"""The way back to the caller over one connection: implements the Reply port.
 
-Writing waits for the flush to the socket, so a caller that reads nothing stops the pump. A closed
-connection becomes CallerDeparted wherever it is noticed.
+A whole answer is one write, a stream one write per piece, each with its chunk frame. Writing waits
+for the flush to the socket, so a caller that reads nothing stops the pump. A closed connection
+becomes CallerDeparted wherever it is noticed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from http.client import responses
+from time import time
+from typing import Protocol
 
-from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler
+from aisix import __version__
+from aisix.errors import CallerDeparted, InternalError
 
-from aisix.errors import CallerDeparted
+SERVER = f"AISIX/{__version__}"
+
+_STATUS_LINES = {
+    code: f"HTTP/1.1 {code} {responses.get(code, 'Unknown')}\r\nServer: {SERVER}\r\n"
+    for code in range(100, 600)
+}
 
 
-class HandlerReply:
-    """One answer of one handler."""
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> str:
+    """RFC 9110 §6.6.1; made once a second."""
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
 
-    def __init__(self, handler: RequestHandler, *, may_finish: Callable[[], bool]) -> None:
-        self._handler = handler
-        self._may_finish = may_finish
-        self._committed = False
-        self._departed = False
-        self._ended = False
-        self._ends_with_connection = False
 
-    @property
-    def committed(self) -> bool:
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Line(Protocol):
+    """What a reply needs of its connection."""
+
+    old: bool
+    """HTTP/1.0: an answer of unknown length ends with the connection."""
+    bodiless: bool
+    """The request was a HEAD: its answer has no body."""
+
+    def connection_header(self) -> str:
+        """The `Connection` line that this answer needs, "" for none."""
+
+    async def write(self, data: bytes) -> None:
+        """Hand over; returns when the socket has it. Raises CallerDeparted."""
+
+    def hang_up(self) -> None:
+        """Close now."""
+
+
+class ConnectionReply:
+    """One answer on one connection."""
+
+    __slots__ = ("_head_bytes", "_ids", "_line", "_raw", "committed", "departed", "ended")
+
+    def __init__(self, line: Line, request_id: str) -> None:
+        self._line = line
+        self._ids = f"x-aisix-request-id: {request_id}\r\nx-request-id: {request_id}\r\n"
+        self._raw = False
+        self._head_bytes = b""
+        self.committed = False
         """Whether a status line has been sent."""
-        return self._committed
-
-    @property
-    def departed(self) -> bool:
+        self.departed = False
         """Whether the caller has closed its connection."""
-        return self._departed
-
-    @property
-    def ended(self) -> bool:
+        self.ended = False
         """Whether the end of the answer has been written."""
-        return self._ended
 
     def depart(self) -> None:
         """The connection was closed by the caller."""
-        self._departed = True
+        self.departed = True
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole answer at once."""
-        if self._departed:
-            raise CallerDeparted
-        self._head(status, headers)
-        self._handler.set_header("Content-Length", str(len(body)))
-        self._handler.write(body)
-        await self._end()
+        head = self._head(status, headers, f"Content-Length: {len(body)}\r\n")
+        self.committed = self.ended = True
+        await self._line.write(head if self._line.bodiless else head + body)
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head; it leaves with the first write, or alone when `finish` comes first."""
-        self._head(status, headers)
-        # a small piece must not wait for the caller's delayed acknowledgement of the one before;
-        # Tornado sets this only at the end of an answer
-        stream = getattr(self._handler.request.connection, "stream", None)
-        if stream is not None and not stream.closed():
-            stream.set_nodelay(True)
+        """The head of an answer whose length is not known; it leaves with the first piece."""
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
-        self._ends_with_connection = self._handler.request.version == "HTTP/1.0"
+        self._raw = self._line.old
+        framing = "" if self._raw else "Transfer-Encoding: chunked\r\n"
+        self._head_bytes = self._head(status, headers, framing)
+        self.committed = True
 
     async def write(self, data: bytes) -> None:
         """More of the answer, handed to the socket when this returns."""
-        if self._departed:
+        if self.departed:
             raise CallerDeparted
-        self._handler.write(data)
-        await self._flush()
+        head, self._head_bytes = self._head_bytes, b""
+        if self._line.bodiless:
+            data = b""
+        elif data and not self._raw:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if head or data:
+            await self._line.write(head + data)
 
     async def finish(self) -> None:
         """The end of a started answer."""
-        if self._departed:
+        if self.departed:
             raise CallerDeparted
-        await self._end()
+        head, self._head_bytes = self._head_bytes, b""
+        self.ended = True
+        last = b"" if self._raw or self._line.bodiless else _LAST_CHUNK
+        if head or last:
+            await self._line.write(head + last)
+        if self._raw:
+            self._line.hang_up()
 
     def abort(self) -> None:
         """Close the connection without a proper end."""
-        self._ended = True
-        self._close()
+        self.ended = True
+        self._line.hang_up()
 
-    def _close(self) -> None:
-        connection = self._handler.request.connection
-        stream = getattr(connection, "stream", None)
-        if stream is not None:
-            stream.close()
-
-    def _head(self, status: int, headers: Mapping[str, str]) -> None:
-        self._committed = True
-        self._handler.set_status(status)
-        for name, value in headers.items():
-            self._handler.set_header(name, value)
-
-    async def _end(self) -> None:
-        """Complete the message. While the request body is still coming in, only what there is
-        leaves: Tornado would close the connection under a caller that sends; the handler ends it.
-        """
-        self._ended = True
-        if not self._may_finish():
-            await self._flush()
-            return
-        try:
-            await self._handler.finish()
-        except StreamClosedError as error:
-            self._departed = True
-            raise CallerDeparted from error
-        if self._ends_with_connection:
-            self._close()
-
-    async def _flush(self) -> None:
-        try:
-            await self._handler.flush()
-        except StreamClosedError as error:
-            self._departed = True
-            raise CallerDeparted from error
+    def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
+        if self.departed:
+            raise CallerDeparted
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise InternalError("the gateway failed to serve this request", detail="header forged")
+        return (
+            f"{_STATUS_LINES[status]}{_date_line(int(time()))}{self._ids}{lines}"
+            f"{self._line.connection_header()}{framing}\r\n"
+        ).encode("latin-1")

@@ -21,7 +21,6 @@ from aisix.config import Address, Config, ListenerTls, parse
 from aisix.lifecycle import Listener, Shutdown, StartRefused, bind, drain, serve
 from aisix.telemetry import logs
 from aisix.transport.memory import MemoryAnswer
-from aisix.web.applications import proxy_application
 from aisix.web.base import ProcessState
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
@@ -270,7 +269,7 @@ async def running(harness: Harness, tls: ListenerTls = PLAIN) -> AsyncIterator[R
         accept_request_ids=(),
     )
     listener = bind("proxy", ANY_PORT, tls)
-    listener.open(proxy_application(front))
+    listener.open(front)
     try:
         yield Running(listener, state)
     finally:

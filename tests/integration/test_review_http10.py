@@ -6,13 +6,12 @@ import asyncio
 import json
 
 import pytest
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from aisix.web.applications import proxy_application
 from aisix.web.base import ProcessState
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
+from aisix.web.server import ProxyServer
 from tests.support.builders import CHAT
 from tests.support.pipeline import CALLER_TOKEN, Harness, good_answer, good_body
 
@@ -28,7 +27,7 @@ async def talk(harness: Harness, *, stream: bool, until_end: bool) -> bytes:
         body_limit_bytes=10_000,
         accept_request_ids=(),
     )
-    server = HTTPServer(proxy_application(front))
+    server = ProxyServer(front)
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     reader, writer = await asyncio.open_connection(*sockets[0].getsockname()[:2])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aisix.web import body
-from aisix.web.applications import proxy_application
 from aisix.web.base import ProcessState
+from aisix.web.connection import Patience
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 from tests.support.front import Front, request, serve_application
@@ -23,7 +23,7 @@ def front_with(swallow_s: float) -> tuple[ProxyFront, ProcessState]:
         state=state,
         body_limit_bytes=10_000,
         accept_request_ids=(),
-        swallow_s=swallow_s,
+        patience=Patience(swallow_s=swallow_s),
     )
     return front, state
 
@@ -40,7 +40,7 @@ async def refused(front: Front) -> bytes:
 @pytest.mark.gen_test
 async def test_the_rest_of_a_refused_body_is_waited_for_only_so_long():
     proxy, state = front_with(0.01)
-    async with serve_application(proxy_application(proxy), state) as front:
+    async with serve_application(proxy, state) as front:
         assert await refused(front) == b""
         await front.idle()
 
@@ -49,7 +49,7 @@ async def test_the_rest_of_a_refused_body_is_waited_for_only_so_long():
 async def test_a_body_that_comes_in_time_keeps_its_connection():
     proxy, state = front_with(body.SWALLOW_S)
     async with (
-        serve_application(proxy_application(proxy), state) as front,
+        serve_application(proxy, state) as front,
         front.caller() as caller,
     ):
         for _ in range(2):

@@ -25,15 +25,19 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from aisix.core.request import InboundRequest
-from aisix.web.applications import Application, proxy_application
+from aisix.web.applications import Application
 from aisix.web.base import ProcessState
-from aisix.web.body import UNLIMITED_BYTES
+from aisix.web.body import SWALLOW_S
+from aisix.web.connection import Patience
+from aisix.web.framing import UNLIMITED_BYTES
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
+from aisix.web.server import ProxyServer
 from tests.support.pipeline import CALLER_TOKEN
 
 WAIT_S = 10.0
 BODY_LIMIT_BYTES = 10_000
+PATIENCE = Patience(swallow_s=SWALLOW_S)
 ACCEPTED_ID_HEADERS = ("x-request-id", "x-correlation-id")
 
 Story = Callable[[InboundRequest, Any], Awaitable[Any]]
@@ -193,7 +197,7 @@ class Front:
 
     port: int
     state: ProcessState
-    server: HTTPServer
+    server: HTTPServer | ProxyServer
     _callers: list[FrontCaller] = field(default_factory=list)
 
     @asynccontextmanager
@@ -222,10 +226,16 @@ class Front:
 
 
 @asynccontextmanager
-async def serve_application(application: Application, state: ProcessState) -> AsyncIterator[Front]:
+async def serve_application(
+    application: Application | ProxyFront, state: ProcessState
+) -> AsyncIterator[Front]:
     """`application` on a free port of 127.0.0.1."""
     sockets = bind_sockets(0, "127.0.0.1")
-    server = HTTPServer(application, max_body_size=UNLIMITED_BYTES)
+    server: HTTPServer | ProxyServer
+    if isinstance(application, ProxyFront):
+        server = ProxyServer(application)
+    else:
+        server = HTTPServer(application, max_body_size=UNLIMITED_BYTES)
     server.add_sockets(sockets)
     front = Front(sockets[0].getsockname()[1], state, server)
     try:
@@ -240,7 +250,12 @@ async def serve_application(application: Application, state: ProcessState) -> As
 
 @asynccontextmanager
 async def serve_proxy(
-    pipeline: Any, *, body_limit_bytes: int = BODY_LIMIT_BYTES, draining: bool = False
+    pipeline: Any,
+    *,
+    body_limit_bytes: int = BODY_LIMIT_BYTES,
+    draining: bool = False,
+    patience: Patience = PATIENCE,
+    max_connections: int = 0,
 ) -> AsyncIterator[Front]:
     """The proxy application over `pipeline`."""
     state = ProcessState()
@@ -252,8 +267,10 @@ async def serve_proxy(
         state=state,
         body_limit_bytes=body_limit_bytes,
         accept_request_ids=ACCEPTED_ID_HEADERS,
+        patience=patience,
+        max_connections=max_connections,
     )
-    async with serve_application(proxy_application(front), state) as served:
+    async with serve_application(front, state) as served:
         yield served
 
 

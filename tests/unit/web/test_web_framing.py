@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aisix.web.body import is_framed
+from aisix.web.framing import is_framed
 
 
 @pytest.mark.parametrize(

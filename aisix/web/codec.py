@@ -1,0 +1,321 @@
+"""HTTP/1.1 requests out of bytes: llhttp (httptools) for the grammar, our own rules on top.
+Pure (sans-I/O).
+
+llhttp is strict where smuggling begins: bare LF, folded headers, repeated or conflicting framing,
+malformed chunks are errors. What it leaves to its user is done here: the size of a head, exactly
+one Host (RFC 9112 §3.2), Transfer-Encoding only in HTTP/1.1 and only `chunked` (§6.1), versions
+other than 1.0 and 1.1, and `Upgrade`: llhttp stops reading at any upgrade, but a server that does
+not know the protocol ignores the header and serves the request (RFC 9110 §7.8; curl --http2 and
+Java's client send `Upgrade: h2c` with a body behind it).
+
+Invariants: messages come out in the order in which they went in; after an error nothing more is
+parsed, because nobody can tell where the next message begins; what is held beyond the bodies is
+bounded by the head's limit and `MAX_WAITING` messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from aisix.errors import BadRequest, GatewayError, HeadTooLarge
+from aisix.web.body import StreamedBody
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together; also trailers, and what lies between pieces of a body."""
+
+MAX_WAITING = 64
+"""Requests that a caller may send ahead on one connection."""
+
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_METHODS = {
+    name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
+}
+_MAX_NAMES = 512
+_FRAMING = ("content-length", "transfer-encoding")
+
+
+class Headers:
+    """Fields of one message. Names are compared in lower case; repeats are joined by commas."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self) -> None:
+        self._raw: dict[str, bytes] = {}
+
+    def get(self, name: str, /) -> str | None:
+        """The value of `name`, or None. `name` may be spelt in any case."""
+        value = self._raw.get(name)
+        if value is None:
+            value = self._raw.get(name.lower())
+        return None if value is None else value.decode("latin-1")
+
+    def items(self) -> list[tuple[str, str]]:
+        """All fields, names in lower case."""
+        return [(name, value.decode("latin-1")) for name, value in self._raw.items()]
+
+
+class Message:
+    """A request whose head is complete; its body may still be coming.
+
+    `refusal` is set on the last message of a connection that sent what is not HTTP.
+    """
+
+    __slots__ = (
+        "body",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "method",
+        "old",
+        "refusal",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = ""
+        self.headers = Headers()
+        self.body = StreamedBody()
+        self.keep_alive = False
+        self.old = False
+        """Whether the caller speaks HTTP/1.0."""
+        self.expects_continue = False
+        """Whether the caller holds its body back until it is told `100 Continue`."""
+        self.upgrade = False
+        """Whether it asks for a WebSocket; the connection is then no longer HTTP."""
+        self.refusal: GatewayError | None = None
+
+    @property
+    def path(self) -> str:
+        """The undecoded path without its query; of an absolute target, its path too."""
+        target = self.target
+        if not target.startswith("/"):
+            target = _AUTHORITY.sub("", target, count=1)
+        return target.partition("?")[0].partition("#")[0]
+
+
+class MessageParser:
+    """The requests of one connection, fed as bytes arrive."""
+
+    def __init__(self, *, head_limit_bytes: int = MAX_HEAD_BYTES) -> None:
+        self._head_limit_bytes = head_limit_bytes
+        self._parser = HttpRequestParser(self)
+        self._message: Message | None = None  # whose body is coming
+        self._raw: dict[str, bytes] = {}
+        self._names: dict[bytes, str] = {}
+        self._url = b""
+        self._head_bytes = 0
+        self._silent_bytes = 0
+        self._in_head = False
+        self._switched = False
+        self._replaying = False
+        self._refusal: GatewayError | None = None
+        self._moved = False
+        self.messages: deque[Message] = deque()
+        """Complete heads, oldest first; whoever takes one removes it."""
+        self.ended = False
+        """Nothing more will be parsed: an error, an upgrade, or the caller's own last message."""
+        self.rest = b""
+        """What came behind an upgrade."""
+
+    @property
+    def in_head(self) -> bool:
+        """Whether part of a head has come, but not all."""
+        return self._in_head
+
+    def feed(self, data: bytes) -> None:
+        """Take in what has arrived. Never raises: an error becomes a message with a refusal."""
+        if self.ended:
+            return
+        self._moved = False
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as stop:
+            self._switch(data[stop.args[0] :])
+            return
+        except HttpParserError as error:
+            self._fail(self._refusal or BadRequest(f"the request is malformed: {error}"))
+            return
+        # a head or a trailer in many pieces is held by llhttp until it is complete
+        self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
+        if self._silent_bytes > self._head_limit_bytes:
+            self._fail(_head_too_large(self._head_limit_bytes))
+
+    def refuse(self, refusal: GatewayError) -> None:
+        """Nothing more will be parsed; what has not come in full is answered with `refusal`."""
+        self._fail(refusal)
+
+    def eof(self) -> None:
+        """The caller has gone."""
+        self.ended = True
+        message, self._message = self._message, None
+        if message is not None:
+            message.body.depart()
+        del self._parser  # it holds our methods: no cycle outlives the connection
+
+    # ── llhttp's callbacks ──
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self._replaying:
+            return
+        self._in_head = self._moved = True
+        self._raw = {}
+        self._url = b""
+        self._head_bytes = 0
+
+    def on_url(self, piece: bytes) -> None:
+        """All or part of the target."""
+        if self._replaying:
+            return
+        self._moved = True
+        self._url += piece
+        self._count(len(piece))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field, or one of a trailer."""
+        if self._replaying:
+            return
+        self._moved = True
+        self._count(len(name) + len(value) + 4)
+        if self._message is not None:
+            return  # a trailer: nothing here reads them
+        known = self._names.get(name)
+        if known is None:
+            known = name.decode("latin-1").lower()
+            if len(self._names) < _MAX_NAMES:
+                self._names[name] = known
+        before = self._raw.get(known)
+        if before is None:
+            self._raw[known] = value
+        elif known == "host":
+            self._refuse(BadRequest("the request is malformed: more than one Host header"))
+        else:
+            self._raw[known] = before + b", " + value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: check what llhttp does not, and hand the message out."""
+        if self._replaying:
+            self._replaying = False
+            return
+        self._in_head = False
+        self._head_bytes = 0
+        parser = self._parser
+        message = Message()
+        raw = message.headers._raw = self._raw
+        method = parser.get_method()
+        message.method = _METHODS.get(method) or method.decode("latin-1")
+        message.target = self._url.decode("latin-1")
+        message.old = self._check_framing(parser.get_http_version())
+        message.keep_alive = parser.should_keep_alive()
+        self._switched = parser.should_upgrade()
+        if self._switched:
+            wish = raw.get("upgrade", b"").strip().lower()
+            message.upgrade = wish == b"websocket" and method == b"GET"
+            if method == b"CONNECT":
+                message.keep_alive = False
+        if not message.old and raw.get("expect", b"").strip().lower() == b"100-continue":
+            message.expects_continue = True
+        if len(self.messages) >= MAX_WAITING:
+            self._refuse(BadRequest(f"more than {MAX_WAITING} requests were sent ahead"))
+        self._message = message
+        self.messages.append(message)
+
+    def on_body(self, piece: bytes) -> None:
+        """More of the body."""
+        self._moved = True
+        message = self._message
+        if message is not None:
+            message.body.feed(piece)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._moved = True
+        if self._switched or self._replaying:
+            return  # llhttp takes what follows an upgrade for another protocol
+        message, self._message = self._message, None
+        if message is not None:
+            self._complete(message)
+
+    # ── our own rules ──
+
+    def _complete(self, message: Message) -> None:
+        message.body.finish()
+        if not message.keep_alive:
+            self.ended = True
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._head_limit_bytes:
+            self._refuse(_head_too_large(self._head_limit_bytes))
+
+    def _check_framing(self, version: str) -> bool:
+        """Whether the caller speaks HTTP/1.0. Raises for what could be read in two ways."""
+        raw = self._raw
+        if version not in ("1.1", "1.0"):
+            self._refuse(BadRequest("the request is malformed: this server speaks HTTP/1.1"))
+        host = raw.get("host")
+        if host is None and version == "1.1":
+            self._refuse(BadRequest("the request is malformed: the Host header is missing"))
+        if host is not None and not _HOST.fullmatch(host):
+            self._refuse(BadRequest("the request is malformed: the Host header is not valid"))
+        coding = raw.get("transfer-encoding")
+        if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
+            self._refuse(
+                BadRequest(
+                    "the request is malformed: Transfer-Encoding must be chunked, in HTTP/1.1"
+                )
+            )
+        return version == "1.0"
+
+    def _refuse(self, refusal: GatewayError) -> None:
+        """Stop llhttp from within a callback."""
+        self._refusal = refusal
+        raise ValueError("refused")
+
+    def _fail(self, refusal: GatewayError) -> None:
+        """The bytes make no sense from here on. A body that was coming will not be complete."""
+        if self.ended:
+            return  # bytes behind the caller's own last message
+        self.ended = True
+        message, self._message = self._message, None
+        if message is not None:
+            message.keep_alive = False
+            message.body.fail(refusal)
+            return
+        last = Message()
+        last.refusal = refusal
+        last.body.finish()
+        self.messages.append(last)
+
+    def _switch(self, rest: bytes) -> None:
+        """llhttp stopped at an upgrade: leave HTTP for a WebSocket, go on for anything else."""
+        message = self._message
+        self._switched = False
+        if message is None or message.upgrade or message.method == "CONNECT":
+            self.ended = True
+            self.rest = rest
+            self._message = None
+            if message is not None:
+                message.body.finish()
+            return
+        # a parser that has seen the same framing, but no upgrade
+        self._parser = HttpRequestParser(self)
+        self._replaying = True
+        framing = "".join(
+            f"{name}: {value}\r\n" for name in _FRAMING if (value := message.headers.get(name))
+        )
+        ending = "" if message.keep_alive else "Connection: close\r\n"
+        head = f"POST / HTTP/1.1\r\nHost: replayed\r\n{framing}{ending}\r\n"
+        self._parser.feed_data(head.encode("latin-1"))
+        if rest:
+            self.feed(rest)
+
+
+def _head_too_large(limit: int) -> HeadTooLarge:
+    return HeadTooLarge(f"the request's head exceeds {limit} bytes")
