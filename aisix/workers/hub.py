@@ -73,10 +73,16 @@ class Hub:
         self._alone = asyncio.Event()
         self._alone.set()
 
+    def __len__(self) -> int:
+        """Workers linked."""
+        return len(self._peers)
+
     async def open(self, tokens: TokenLender) -> None:
         """Let the workers in. What was published before is what they get first."""
         self._tokens = tokens
-        self._server = await asyncio.start_unix_server(self._accepted, sock=self._meeting.socket)
+        # a copy: a server closes its socket, and the meeting point is not this hub's alone
+        listening = self._meeting.socket.dup()
+        self._server = await asyncio.start_unix_server(self._accepted, sock=listening)
 
     async def wait_current(self, timeout_s: float | None = None) -> list[int]:
         """Until every worker serves by the newest publication; those that do not in time."""
@@ -87,6 +93,14 @@ class Hub:
         except TimeoutError:
             return self._behind()
         return []
+
+    async def replace_late(self) -> int:
+        """Give the workers the time that a write has; replace those that need more."""
+        late = await self.wait_current(self._acknowledge_s)
+        for worker in late:
+            _log.warning("worker.lagging", extra={"worker": worker})
+            self._replace(worker)
+        return len(late)
 
     def wind_down(self) -> None:
         """The workers are on their way out: who has gone is not waited for."""
@@ -115,13 +129,8 @@ class Hub:
         self._current.clear()
         for peer in self._peers.values():
             peer.link.send_frame(self._frame)
-        if self._server is None:
-            return 0
-        late = await self.wait_current(self._acknowledge_s)
-        for worker in late:
-            _log.warning("worker.lagging", extra={"worker": worker, "revision": snapshot.revision})
-            self._replace(worker)
-        return len(late)
+        self._forget(frozenset(alias.name for alias in snapshot.every_alias()))
+        return 0 if self._server is None else await self.replace_late()
 
     # ── HealthView ──
 
@@ -133,6 +142,11 @@ class Hub:
         """The newest failure that any worker saw since its last success."""
         failures = [report.failure for report in self._reports(alias_name) if report.failure]
         return max(failures, default=None)
+
+    def _forget(self, known: frozenset[str]) -> None:
+        for peer in self._peers.values():
+            for name in peer.health.keys() - known:
+                del peer.health[name]
 
     def _reports(self, alias_name: str) -> list[HealthReport]:
         peers = self._peers.values()

@@ -170,7 +170,7 @@ class Meeting:
 
     def __init__(self) -> None:
         self._name = f"\0aisix-{secrets.token_hex(16)}"
-        self._cookie = secrets.token_bytes(_COOKIE_BYTES)
+        self.cookie = secrets.token_bytes(_COOKIE_BYTES)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         self.socket.bind(self._name)
@@ -185,7 +185,7 @@ class Meeting:
         if not _is_ours(writer):
             writer.transport.abort()
             raise LinkLost("the peer runs under another user")
-        writer.write(self._cookie)
+        writer.write(self.cookie)
         link = Link(reader, writer)
         link.send(Hello(worker))
         return link
@@ -200,7 +200,7 @@ class Meeting:
                 if not _is_ours(writer):
                     raise LinkLost("the peer runs under another user")
                 cookie = await reader.readexactly(_COOKIE_BYTES)
-                if not hmac.compare_digest(cookie, self._cookie):
+                if not hmac.compare_digest(cookie, self.cookie):
                     raise LinkLost("the peer does not know the password")
                 hello = await link.receive()
         except (OSError, EOFError) as error:  # a time-out is an OSError

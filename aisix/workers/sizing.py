@@ -31,6 +31,11 @@ class Room:
     memory_bytes: int | None = None
 
 
+def worker_count(setting: int | str) -> int:
+    """What `proxy.workers` means here: a number, or "auto"."""
+    return auto_workers(look()) if isinstance(setting, str) else setting
+
+
 def auto_workers(room: Room) -> int:
     """As many workers as there is room for; at least 1."""
     bounds = [room.cpus, MAX_WORKERS]

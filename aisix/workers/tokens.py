@@ -51,6 +51,10 @@ class LinkedTokens:
         self._kept: dict[ClientSecret, _Kept] = {}
         self._questions: dict[_Question, asyncio.Task[str]] = {}
 
+    def __len__(self) -> int:
+        """Tokens held."""
+        return len(self._kept)
+
     async def token(self, credential: ClientSecret) -> str:
         """A usable access token. Raises CredentialRefused, CredentialUnavailable."""
         now = self._clock.monotonic()

@@ -49,10 +49,9 @@ class Observed(HealthView, Protocol):
 class Uplink:
     """The link of one worker, whatever becomes of the process at its other end."""
 
-    def __init__(self, *, worker: int, meeting: Meeting, token_s: float = TOKEN_S) -> None:
+    def __init__(self, *, worker: int, meeting: Meeting) -> None:
         self._worker = worker
         self._meeting = meeting
-        self._token_s = token_s
         self._link: Link | None = None
         self._health: Observed | None = None
         self._wishes: dict[int, asyncio.Future[TokenGiven | TokenRefused]] = {}
@@ -120,7 +119,7 @@ class Uplink:
     # ── tokens ──
 
     async def ask(
-        self, credential: ClientSecret, rejected: str | None
+        self, credential: ClientSecret, rejected: str | None, *, timeout_s: float = TOKEN_S
     ) -> TokenGiven | TokenRefused:
         """What the control process says. Raises CredentialUnavailable when it says nothing."""
         if self._link is None:
@@ -132,10 +131,10 @@ class Uplink:
         self._wishes[number] = answer
         try:
             self._link.send(TokenWanted(number, credential, rejected))
-            async with asyncio.timeout(self._token_s):
+            async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
-            raise unavailable(f"the control process gave none within {self._token_s:g} s") from None
+            raise unavailable(f"the control process gave none within {timeout_s:g} s") from None
         finally:
             self._wishes.pop(number, None)
 

@@ -23,6 +23,9 @@ STAGES = frozenset(
         "admin",
     }
 )
+WIRING = frozenset({"heritage", "data_process", "control_process"})
+"""The modules of `workers` that are processes, and so wire; the others only talk."""
+
 GROUND = frozenset({"core", "errors", "__version__", ""})
 DOORS = {
     "tornado": {"web", "lifecycle", "simulator"},
@@ -98,6 +101,8 @@ def test_a_module_imports_only_what_its_level_allows(path: Path):
         assert reached <= {"__version__"}
     elif part in {"pipeline", "dispatch"}:
         assert reached <= STAGES | GROUND | {"dispatch"}
+    elif part == "workers" and path.stem not in WIRING:
+        assert reached <= GROUND
     elif part == "web":
         assert reached <= GROUND | {"pipeline", "admin"}
     assert "simulator" not in reached, "nothing imports the simulator"
