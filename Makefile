@@ -8,7 +8,7 @@ CONFIG ?= config/config.yaml
 FUZZ_EXAMPLES ?= 2000
 SOAK_ROUNDS ?= 50
 
-.PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench docs clean
+.PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench bench-peers docs clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +74,17 @@ cover: $(VENV)/.dev ## branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-bench: $(VENV)/.dev ## requests/s, latencies, TTFT, memory and start time against direct
+$(VENV)/.bench: $(VENV)/.dev bench/requirements.txt
+	@echo "==> installing what draws the plots"
+	@$(BIN)/pip install --disable-pip-version-check -q -r bench/requirements.txt
+	@touch $@
+
+bench: $(VENV)/.bench ## against direct, nginx and a stock Tornado proxy; BENCH_ONLY=all: everything
 	$(BIN)/python -m bench.run
+
+bench-peers: $(VENV)/.bench ## the same with LiteLLM, Portkey, TensorZero and Envoy (installs them)
+	$(BIN)/python -m bench.peers
+	BENCH_PEERS=$${BENCH_PEERS:-all} $(BIN)/python -m bench.run
 
 docs: $(VENV)/.dev ## rewrite the generated tables of docs/ and config.reference.yaml
 	$(BIN)/python -m tests.support.config_reference

@@ -1,0 +1,133 @@
+"""The results as Markdown: a table for each scenario and the table of demands.
+
+`python -m bench.report RESULTS.json [FOLDER]` prints them again, and draws the plots into a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import plots
+from bench.results import Outcome, Run, from_json
+from bench.verdict import DEMANDS, Verdict, show
+
+Cell = Callable[[Outcome, str], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its head, how its cells are read, and their digits after the point."""
+
+    head: str
+    cell: Cell
+    digits: int
+
+
+def _median(figure: str, scale: float = 1.0) -> Cell:
+    def read(outcome: Outcome, name: str) -> float | None:
+        median = outcome.median(name, figure)
+        return None if median is None else median * scale
+
+    return read
+
+
+def _added(figure: str) -> Cell:
+    def read(outcome: Outcome, name: str) -> float | None:
+        added = None if name == "direct" else outcome.added(name, figure)
+        return None if added is None else added / 1000
+
+    return read
+
+
+def _over_baseline(outcome: Outcome, name: str) -> float | None:
+    return outcome.ratio(name, "cpu_us", "baseline")
+
+
+COLUMNS = (
+    Column("per s", _median("rps"), 0),
+    Column("p50 ms", _median("p50", 1e-3), 2),
+    Column("p99 ms", _median("p99", 1e-3), 2),
+    Column("added p50 ms", _added("p50"), 2),
+    Column("added TTFT ms", _added("ttft_p50"), 2),
+    Column("added per chunk ms", _added("chunk_p50"), 2),
+    Column("CPU µs", _median("cpu_us"), 0),
+    Column("CPU over baseline", _over_baseline, 2),
+    Column("refused", _median("refused_share"), 3),
+    Column("refusal p50 ms", _median("refused_p50", 1e-3), 2),
+    Column("fullest process", _median("largest_share"), 2),
+    Column("KB per stream", _median("stream_kb"), 1),
+    Column("idle CPU %", _median("idle_cpu_percent"), 2),
+    Column("peak + MB", _median("peak_mb"), 1),
+    Column("ready s", _median("ready_s"), 2),
+    Column("idle RSS MB", _median("idle_rss_mb"), 0),
+    Column("idle PSS MB", _median("idle_pss_mb"), 0),
+    Column("answers", _median("answers"), 0),
+    Column("streams", _median("streams"), 0),
+    Column("growth MB", _median("growth_mb"), 1),
+    Column("slope MB/h", _median("slope_mb_per_hour"), 1),
+    Column("RSS MB", _median("rss_mb"), 0),
+)
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def scenario_table(outcome: Outcome) -> str:
+    """A line for each contender; columns without any figure are left out."""
+    names = outcome.names()
+    columns = [c for c in COLUMNS if any(c.cell(outcome, name) for name in names)]
+    rows = [[name, *(_text(c, c.cell(outcome, name)) for c in columns)] for name in names]
+    lines = [markdown_table(["", *(column.head for column in columns)], rows)] if rows else []
+    for name, reason in outcome.skipped.items():
+        lines.append(f"\n{name} was skipped: {reason}")
+    for name, reasons in outcome.void.items():
+        lines.append(f"\n{name}: {len(reasons)} void: {'; '.join(sorted(set(reasons)))}")
+    return "\n".join(lines)
+
+
+def _text(column: Column, number: float | None) -> str:
+    return "–" if number is None else f"{number:.{column.digits}f}"
+
+
+def demand_table(run: Run) -> str:
+    """What must be shown, what was measured, and the verdict."""
+    rows = []
+    for demand in DEMANDS:
+        measured = demand.measured(run)
+        figure = "–" if measured is None else show(measured, demand.unit)
+        verdict = demand.judge(measured)
+        shown = f"**{verdict.value}**" if verdict is Verdict.NOT_MET else verdict.value
+        rows.append(
+            [demand.text, demand.bound(demand.must), demand.bound(demand.aim), figure, shown]
+        )
+    return markdown_table(["", "must", "aim", "measured", ""], rows)
+
+
+def markdown(run: Run) -> str:
+    """The whole report."""
+    about = ", ".join(f"{name}: {value}" for name, value in (run.machine | run.settings).items())
+    parts = [about, "## What it must show", demand_table(run)]
+    for outcome in run.outcomes.values():
+        parts += [f"## {outcome.title}", scenario_table(outcome)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a run again, from its file."""
+    if not arguments:
+        sys.exit("usage: python -m bench.report RESULTS.json [FOLDER for plots]")
+    run = from_json(json.loads(Path(arguments[0]).read_text()))
+    print(markdown(run))
+    if len(arguments) > 1:
+        print(plots.draw(run, Path(arguments[1])), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
