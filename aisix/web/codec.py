@@ -141,7 +141,8 @@ class MessageParser:
         except HttpParserError as error:
             self._fail(self._refusal or BadRequest(f"the request is malformed: {error}"))
             return
-        # a head or a trailer in many pieces is held by llhttp until it is complete
+        # part of a field is held by llhttp until it is complete; so is nothing of a chunk's
+        # extension or a trailer, but neither may go on for ever
         self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
         if self._silent_bytes > self._head_limit_bytes:
             self._fail(_head_too_large(self._head_limit_bytes))
@@ -175,28 +176,24 @@ class MessageParser:
             return
         self._moved = True
         self._url += piece
-        self._count(len(piece))
+        self._head_bytes += len(piece)
+        if self._head_bytes > self._head_limit_bytes:
+            self._refuse(_head_too_large(self._head_limit_bytes))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, or one of a trailer."""
-        if self._replaying:
-            return
-        self._moved = True
-        self._count(len(name) + len(value) + 4)
-        if self._message is not None:
-            return  # a trailer: nothing here reads them
+        if not self._in_head:
+            return  # replayed, or of a trailer, which nothing here reads
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._head_limit_bytes:
+            self._refuse(_head_too_large(self._head_limit_bytes))
         known = self._names.get(name)
         if known is None:
-            known = name.decode("latin-1").lower()
-            if len(self._names) < _MAX_NAMES:
-                self._names[name] = known
-        before = self._raw.get(known)
-        if before is None:
-            self._raw[known] = value
-        elif known == "host":
-            self._refuse(BadRequest("the request is malformed: more than one Host header"))
+            known = self._learn(name)
+        if known in self._raw:
+            self._repeat(known, value)
         else:
-            self._raw[known] = before + b", " + value
+            self._raw[known] = value
 
     def on_headers_complete(self) -> None:
         """The head is whole: check what llhttp does not, and hand the message out."""
@@ -249,10 +246,17 @@ class MessageParser:
         if not message.keep_alive:
             self.ended = True
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._head_limit_bytes:
-            self._refuse(_head_too_large(self._head_limit_bytes))
+    def _learn(self, name: bytes) -> str:
+        """A field's name in lower case; a caller uses the same few again and again."""
+        known = name.decode("latin-1").lower()
+        if len(self._names) < _MAX_NAMES:
+            self._names[name] = known
+        return known
+
+    def _repeat(self, name: str, value: bytes) -> None:
+        if name == "host":
+            self._refuse(BadRequest("the request is malformed: more than one Host header"))
+        self._raw[name] += b", " + value
 
     def _check_framing(self, version: str) -> bool:
         """Whether the caller speaks HTTP/1.0. Raises for what could be read in two ways."""

@@ -42,10 +42,19 @@ class Routes:
                 table.setdefault(surface + stem, {})[spec.method] = spec
             if spec.deployment_scoped:
                 self._deployment.setdefault(spec.path, {})[spec.method] = spec
+        # as SDKs spell them, which is nearly always
+        self._plain = {
+            (method, path): Match(spec)
+            for path, rows in self._exact.items()
+            for method, spec in rows.items()
+        }
         self._listed = ", ".join(sorted({spec.template for spec in endpoints}))
 
     def match(self, method: str, path: str) -> Match:
         """The row for an undecoded request path."""
+        plain = self._plain.get((method, path))
+        if plain is not None:
+            return plain
         parts = [part for part in path.split("/") if part]
         normal = "/" + "/".join(parts)
         rows = self._exact.get(normal)
