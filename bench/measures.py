@@ -124,15 +124,16 @@ def _peak_of(running: Running, act: Callable[[], object]) -> Reading:
 
 def start(_bench: Bench, _scenario: Scenario, running: Running) -> Reading:
     """Seconds to the first answer, and memory at rest."""
-    figures: dict[str, float] = {}
-    if running.root:
-        settle()
-        memory = proc.memory(running.pids())
-        figures["ready_s"] = running.ready_s
-        figures["idle_rss_mb"] = memory.rss_kb / _KB
-        figures["idle_pss_mb"] = memory.pss_kb / _KB
-        figures["process_rss_mb"] = memory.largest_kb / _KB
-    return Reading(figures)
+    settle()
+    memory = proc.memory(running.pids())
+    return Reading(
+        {
+            "ready_s": running.ready_s,
+            "idle_rss_mb": memory.rss_kb / _KB,
+            "idle_pss_mb": memory.pss_kb / _KB,
+            "process_rss_mb": memory.largest_kb / _KB,
+        }
+    )
 
 
 def soak(bench: Bench, scenario: Scenario, running: Running) -> Reading:

@@ -69,7 +69,13 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("start", "start to first answer", Measure.START, quick=True),
+    Scenario(
+        "start",
+        "start to first answer",
+        Measure.START,
+        contenders=EVERYONE[1:],
+        quick=True,
+    ),
     Scenario("echo-c1", "echo, c=1", connections=1, quick=True),
     Scenario(
         "echo-c64",
