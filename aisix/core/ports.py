@@ -209,6 +209,10 @@ class Meter(Protocol):
     def observe(self, document: Mapping[str, Any], /) -> None:
         """One JSON answer, or the JSON of one stream event."""
 
+    def observe_text(self, size_bytes: int, /) -> None:
+        """So many bytes of UTF-8 that the model wrote, in stream events that say no more than the
+        ones before them."""
+
     def usage(self, prompt_estimate_tokens: int) -> Usage:
         """What was reported, else an estimate that says so."""
 

@@ -9,8 +9,9 @@ talks pays one look at the clock per write, no task and no timer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
 from aisix.core.exchange import Exchange, Phase
 from aisix.core.ports import Clock, Reply
@@ -28,10 +29,11 @@ def commit(exchange: Exchange, status: int) -> None:
 
 
 class StreamReply:
-    """The caller's side of one stream: a late head, one writer at a time, heartbeats.
+    """The caller's side of one stream: a late head, one writer at a time, heartbeats inside.
 
     A heartbeat is written by a task of its own, and only while the stream waits for the upstream;
-    the next write waits for it. When it fails, the wait for the upstream is ended with its error.
+    the next write waits for it, and so does leaving. When it fails, the wait for the upstream is
+    ended with its error.
     """
 
     def __init__(
@@ -49,40 +51,48 @@ class StreamReply:
         self._keepalive_s = keepalive_s
         self._headers = headers
         self._loop = asyncio.get_running_loop()
-        self._guard = asyncio.timeout(None)
-        self._held = bytearray()
+        self._task: asyncio.Task[Any] | None = None
+        self._cancels = 0
+        self._held = b""
         self._writing = False
         self._last_write_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self._interrupted = False
         self._closing = False
         self.committed = False
 
-    @contextlib.asynccontextmanager
-    async def alive(self) -> AsyncIterator[None]:
-        """Heartbeats inside. Leaving waits for one that is being written."""
-        try:
-            async with self._guard:
-                self._arm(self._keepalive_s)
-                try:
-                    yield
-                except asyncio.CancelledError:
-                    if self._beat is not None:
-                        self._beat.cancel()
-                    raise
-                finally:
-                    self._disarm()
-                    await self._join_beat()
-        except TimeoutError:
-            if self._failure is None:
-                raise
-        if self._failure is not None:
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._cancels = self._task.cancelling() if self._task is not None else 0
+        self._arm(self._keepalive_s)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._disarm()
+        if self._beat is not None:
+            if isinstance(error, asyncio.CancelledError):
+                self._beat.cancel()
+            await self._join_beat()
+        if self._failure is None:
+            return
+        if self._interrupted and self._task is not None:
+            cancels = self._task.uncancel()
+            if cancels <= self._cancels and isinstance(error, asyncio.CancelledError):
+                raise self._failure from None
+        if error is None:
             raise self._failure
 
     async def write(self, data: bytes, *, worth_a_head: bool) -> None:
         """Send `data`; as long as nothing was `worth_a_head`, keep it back instead."""
-        await self._join_beat()
+        if self._beat is not None:
+            await self._join_beat()
         if self._failure is not None:
             raise self._failure
         if not self.committed and not worth_a_head:
@@ -94,7 +104,10 @@ class StreamReply:
             return
         self._writing = True
         try:
-            await self._send(data)
+            if self.committed:
+                await self._reply.write(data)
+            else:
+                await self._send(data)
         finally:
             self._writing = False
             self._last_write_at = self._loop.time()
@@ -102,7 +115,8 @@ class StreamReply:
     async def finish(self) -> None:
         """End the answer."""
         self._disarm()
-        await self._join_beat()
+        if self._beat is not None:
+            await self._join_beat()
         await self._reply.finish()
 
     async def _send(self, data: bytes) -> None:
@@ -110,8 +124,8 @@ class StreamReply:
             self.committed = True
             commit(self._exchange, 200)
             await self._reply.start(200, self._headers)
-            data = bytes(self._held) + data
-            self._held.clear()
+            data = self._held + data
+            self._held = b""
         if data:
             await self._reply.write(data)
         if not self._exchange.timings.first_out:
@@ -147,8 +161,9 @@ class StreamReply:
         self._failure = beat.exception()
         if self._failure is None:
             self._arm(self._keepalive_s)
-        else:
-            self._guard.reschedule(self._loop.time())
+        elif self._task is not None and not self._closing:
+            self._interrupted = True
+            self._task.cancel()
 
     async def _join_beat(self) -> None:
         beat = self._beat

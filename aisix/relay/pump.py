@@ -20,9 +20,10 @@ from aisix.core.endpoints import UsageForm
 from aisix.core.exchange import Exchange
 from aisix.core.ports import Clock, Meter, Reply, UpstreamAnswer
 from aisix.errors import GatewayError, UpstreamBroken
+from aisix.relay.answer import rewrite_answer
+from aisix.relay.editor import StreamEditor
 from aisix.relay.keepalive import StreamReply, commit
-from aisix.relay.rewrite import StreamRewriter, rewrite_answer
-from aisix.relay.sse import SseSplitter
+from aisix.relay.rewrite import StreamRewriter
 
 STREAM_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -84,6 +85,7 @@ class Relay:
         self, exchange: Exchange, answer: UpstreamAnswer, out: StreamReply, *, meter: Meter
     ) -> None:
         payload = exchange.payload
+        timings = exchange.timings
         rewriter = StreamRewriter(
             exchange.request.spec,
             alias_name=_asked_name(exchange),
@@ -91,14 +93,20 @@ class Relay:
             keep_extensions=_keeps_extensions(exchange),
             observe=meter.observe,
         )
-        splitter = SseSplitter()
+        editor = StreamEditor(rewriter, meter.observe_text)
         piece = b""
-        async with out.alive():
+        async with out:
             while not rewriter.saw_done:
-                piece = await _read(answer, rewriter)
-                data, failure = _rewrite_piece(piece, splitter, rewriter)
-                if rewriter.first_content_seen and not exchange.timings.first_token:
-                    exchange.timings.first_token = self._clock.monotonic()
+                try:
+                    piece = await answer.read()
+                except UpstreamBroken as error:
+                    # a connection cut after the last choice was finished is an end like any
+                    if error.kind != "cut" or not rewriter.complete:
+                        raise
+                    piece = b""
+                data, failure = editor.feed(piece)
+                if rewriter.first_content_seen and not timings.first_token:
+                    timings.first_token = self._clock.monotonic()
                 if failure is not None and not out.committed:
                     raise failure
                 await out.write(data, worth_a_head=rewriter.delivered > 0 or not piece)
@@ -181,31 +189,6 @@ def error_event(envelope: Mapping[str, Any]) -> bytes:
     """A late error as an event of its own; no end mark may follow it."""
     text = ujson.dumps(envelope, escape_forward_slashes=False)
     return b"event: error\ndata: " + text.encode() + b"\n\n"
-
-
-def _rewrite_piece(
-    piece: bytes, splitter: SseSplitter, rewriter: StreamRewriter
-) -> tuple[bytes, UpstreamBroken | None]:
-    """What the caller gets for one read (b"" is the end), and what went wrong after that."""
-    data = bytearray()
-    try:
-        for event in splitter.feed(piece) if piece else splitter.finish():
-            data += rewriter.feed(event)
-        if not piece:
-            data += rewriter.end()
-    except UpstreamBroken as failure:
-        return bytes(data), failure
-    return bytes(data), None
-
-
-async def _read(answer: UpstreamAnswer, rewriter: StreamRewriter) -> bytes:
-    """The next piece; a connection cut after the last choice was finished is an end like any."""
-    try:
-        return await answer.read()
-    except UpstreamBroken as error:
-        if error.kind == "cut" and rewriter.complete:
-            return b""
-        raise
 
 
 def _is_json(media_type: str) -> bool:

@@ -1,8 +1,8 @@
-"""Turns Azure's answers into the form the caller expects. Pure (sans-I/O).
+"""Turns Azure's stream events into the form the caller expects. Pure (sans-I/O).
 
-An answer is edited, never rebuilt: the model's name becomes the one the caller asked for, Azure's
+A stream is edited, never rebuilt: the model's name becomes the one the caller asked for, Azure's
 extension fields go (unless kept), a usage block nobody asked for is hidden from a stream. All else
-passes, in its order, and an event or body that needs no edit passes as the bytes that came.
+passes, in its order, and an event that needs no edit passes as the bytes that came.
 
 A stream chunk that carried nothing else is dropped: the first one of Azure's streams (no choices)
 and the annotations of the asynchronous filter (choices without a delta). What they may carry
@@ -11,28 +11,20 @@ besides, a late `finish_reason` or an unknown field, is kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
-
-import ujson
 
 from aisix.core.endpoints import EndpointSpec, UsageForm
 from aisix.errors import UpstreamBroken
-from aisix.relay.sse import Event
-
-EXTENSION_FIELDS = frozenset(
-    {
-        "prompt_filter_results",
-        "prompt_annotations",
-        "content_filter_results",
-        "content_filter_result",
-        "content_filter_offsets",
-        "content_filter_raw",
-        "content_filters",
-    }
+from aisix.relay.document import (
+    Observe,
+    in_band_error,
+    parse_object,
+    rename,
+    render,
+    render_renamed,
+    strip,
 )
-"""What Azure adds to OpenAI's answers, at the top and in the items of `choices` and `data`."""
+from aisix.relay.sse import Event
 
 DONE = b"data: [DONE]\n\n"
 
@@ -62,15 +54,6 @@ _CONTENT_FIELDS = (
     "function_call",
     "audio",
 )
-_FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
-_DETAIL_CHARS = 500
-_SPLICE_BYTES = 1024
-"""Smaller documents are rendered anew faster than their model's name is found."""
-
-_MODEL_MEMBER = re.compile(rb'("model"[ \t\r\n]*:[ \t\r\n]*)"(?:[^"\\]|\\.)*"')
-
-Observe = Callable[[dict[str, Any]], None]
-"""Called with every JSON document of an answer before it is edited."""
 
 
 class StreamRewriter:
@@ -119,7 +102,7 @@ class StreamRewriter:
         if event.is_done:
             self.saw_done = True
         out = event.raw
-        document = None if event.data is None else _parse_object(event.data)
+        document = None if event.data is None else parse_object(event.data)
         if document is not None:
             out = self._rewrite(event, document)
         elif not (event.complete or self.saw_done):
@@ -146,21 +129,31 @@ class StreamRewriter:
 
     def _rewrite(self, event: Event, document: dict[str, Any]) -> bytes:
         if "error" in document or event.name == "error":
-            error = _in_band_error(document, event.name)
+            error = in_band_error(document, event.name)
             if error is not None:
                 raise error
         self._observe(document)
-        edited = not self._keep_extensions and _strip(document)
         if self._chunked:
             self._note(document)
+        return self.edit(event, document)
+
+    def edit(self, event: Event, document: dict[str, Any]) -> bytes:
+        """`event`, which carries `document`, as the caller gets it; b"" when it gets nothing.
+
+        Changes `document`, and nothing of what this rewriter knows of its stream.
+        """
+        edited = not self._keep_extensions and strip(document)
+        if self._chunked:
             edited |= self._edit_usage(document) | self._edit_choices(document)
             if (edited or "choices" in document) and not _says_something(document):
                 return b""
-        renamed = _rename(document, self._alias_name)
+        renamed = rename(document, self._alias_name)
         if not edited and not renamed:
             return event.raw
         source = event.data or b""
-        return event.with_data(_render(document, source, spliceable=not edited))
+        in_place = not edited and b"\n" not in source
+        rendered = render_renamed(document, source) if in_place else render(document, source)
+        return event.with_data(rendered)
 
     def _note(self, document: dict[str, Any]) -> None:
         """Remember whose stream this is and how far each choice has come."""
@@ -197,7 +190,7 @@ class StreamRewriter:
         for choice in choices:
             if isinstance(choice, dict):
                 if not self._keep_extensions:
-                    edited |= _strip(choice)
+                    edited |= strip(choice)
                 if _CHOICE_BODIES.isdisjoint(choice):
                     if choice.get("finish_reason"):
                         choice[self._empty_body[0]] = self._empty_body[1]
@@ -219,107 +212,6 @@ class StreamRewriter:
         document.setdefault("model", "")
 
 
-def rewrite_answer(
-    body: bytes,
-    spec: EndpointSpec,
-    *,
-    alias_name: str,
-    keep_extensions: bool,
-    observe: Observe,
-) -> bytes:
-    """A whole JSON answer as the caller gets it.
-
-    Raises UpstreamBroken: decode when it is no JSON object though the endpoint answers with one,
-    in_band when it is an error in the guise of a success.
-    """
-    try:
-        document = ujson.loads(body)
-    except ValueError as error:
-        raise UpstreamBroken(
-            "upstream answer could not be decoded",
-            kind="decode",
-            detail=f"{len(body)} bytes, no JSON: {error}"[:_DETAIL_CHARS],
-        ) from error
-    if not isinstance(document, dict):
-        if spec.usage is UsageForm.NONE:
-            return body
-        raise UpstreamBroken(
-            "upstream answer could not be decoded",
-            kind="decode",
-            detail=f"{len(body)} bytes, JSON but no object",
-        )
-    if spec.usage is not UsageForm.NONE and "choices" not in document and "data" not in document:
-        failure = _in_band_error(document, None)
-        if failure is not None:
-            raise failure
-    observe(document)
-    edited = False
-    if not keep_extensions:
-        edited = _strip(document)
-        for items in (document.get("choices"), document.get("data")):
-            for item in _dicts(items):
-                edited |= _strip(item)
-    renamed = _rename(document, alias_name)
-    if not edited and not renamed:
-        return body
-    return _render(document, body, spliceable=not edited)
-
-
-def _parse_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object that `data` is, None for anything else."""
-    try:
-        document = ujson.loads(data)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _render(document: dict[str, Any], source: bytes, *, spliceable: bool) -> bytes:
-    """`document` as bytes, non-ASCII spelt as in `source`, the bytes it was read from.
-
-    A document that is `spliceable` differs from its source in the model's name only.
-    """
-    if spliceable and len(source) >= _SPLICE_BYTES:
-        spliced = _splice_model(source, document["model"])
-        if spliced is not None:
-            return spliced
-    # Raw UTF-8 only for a source that escaped nothing: then no lone surrogate and no line
-    # separator that the source had escaped (some SSE clients split at U+2028) comes out raw.
-    ascii_only = source.isascii() or b"\\u" in source
-    text = ujson.dumps(document, ensure_ascii=ascii_only, escape_forward_slashes=False)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _splice_model(source: bytes, name: str) -> bytes | None:
-    """`source` with another value of its top-level `model`; None when that is not certain.
-
-    The document is known to have that member. When no ASCII letter of `source` is escaped, its key
-    is spelt plainly; when the spelling occurs once, that one is it.
-    """
-    if source.count(b'"model"') != 1 or b"\\u006" in source:
-        return None
-    found = _MODEL_MEMBER.search(source)
-    if found is None:
-        return None
-    value = ujson.dumps(name, escape_forward_slashes=False).encode()
-    return b"".join((source[: found.start()], found.group(1), value, source[found.end() :]))
-
-
-def _rename(document: dict[str, Any], name: str) -> bool:
-    if document.get("model", name) == name:
-        return False
-    document["model"] = name
-    return True
-
-
-def _strip(holder: dict[str, Any]) -> bool:
-    if EXTENSION_FIELDS.isdisjoint(holder):
-        return False
-    for name in EXTENSION_FIELDS & holder.keys():
-        del holder[name]
-    return True
-
-
 def _says_something(chunk: dict[str, Any]) -> bool:
     """Whether an edited chunk is still worth sending."""
     if chunk.get("choices") or chunk.get("usage") is not None:
@@ -332,46 +224,8 @@ def _is_only(holder: dict[str, Any], names: frozenset[str]) -> bool:
     return all(name in names or value is None for name, value in holder.items())
 
 
-def _dicts(items: Any) -> list[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-
 def _has_content(choice: dict[str, Any]) -> bool:
     if choice.get("text"):
         return True
     delta = choice.get("delta")
     return isinstance(delta, dict) and any(delta.get(name) for name in _CONTENT_FIELDS)
-
-
-def _in_band_error(document: dict[str, Any], event_name: str | None) -> UpstreamBroken | None:
-    """The error that a document of a 200 answer reports, with our wording and its status."""
-    error = document.get("error")
-    if isinstance(error, str) and "choices" not in document:
-        error = {"message": error}
-    elif event_name == "error" and not isinstance(error, dict):
-        error = document
-    if not isinstance(error, dict):
-        return None
-    code = error.get("code")
-    detail = f"code {code!r}, type {error.get('type')!r}: {error.get('message')!r}"[:_DETAIL_CHARS]
-    if isinstance(code, str) and code in _FILTER_CODES:
-        failure = UpstreamBroken(
-            "upstream's content filter stopped the answer", kind="in_band", code=code, detail=detail
-        )
-        failure.status = 400
-        return failure
-    failure = UpstreamBroken(
-        "upstream reported an error in the stream", kind="in_band", detail=detail
-    )
-    for hint in (code, error.get("status"), error.get("statusCode"), document.get("status")):
-        if (status := _error_status(hint)) is not None:
-            failure.status = status
-            break
-    return failure
-
-
-def _error_status(hint: Any) -> int | None:
-    """`hint` as an HTTP error status, when it is one."""
-    if isinstance(hint, str) and hint.isdecimal() and len(hint) == 3:
-        hint = int(hint)
-    return hint if isinstance(hint, int) and 400 <= hint <= 599 else None

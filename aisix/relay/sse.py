@@ -1,7 +1,7 @@
 """Splits a byte stream into server-sent events, whatever pieces it arrives in. Pure (sans-I/O).
 
-Invariants: joining the `raw` of all events gives back the bytes fed, less a byte order mark at the
-start, so that an event nobody edits passes byte for byte; the events do not depend on where the
+Invariants: joining the `raw` of all events gives back the bytes pushed, less a byte order mark at
+the start, so that an event nobody edits passes byte for byte; the events do not depend on where the
 input was cut; time is linear in the input, even byte by byte; no event is held beyond
 `max_event_bytes`. Only bytes are compared, so a character cut in two is no special case.
 
@@ -68,12 +68,7 @@ class Event:
         return b"\n".join(lines) + b"\n\n"
 
 
-def _is_one_data_line(raw: bytes) -> bool:
-    """The form nearly every event has: `data: …` and a blank line, ended by LF."""
-    return raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw
-
-
-def _parse(raw: bytes, *, complete: bool = True) -> Event:
+def parse_event(raw: bytes, *, complete: bool = True) -> Event:
     """Read the fields of one event."""
     if _is_one_data_line(raw):
         return Event(raw, raw[6:-2], None, complete)
@@ -89,105 +84,119 @@ def _parse(raw: bytes, *, complete: bool = True) -> Event:
     return Event(raw, b"\n".join(data) if data else None, name, complete)
 
 
+def _is_one_data_line(raw: bytes) -> bool:
+    """The form nearly every event has: `data: …` and a blank line, ended by LF."""
+    return raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw
+
+
 class SseSplitter:
-    """Feed bytes, take events; `finish` at the end of input."""
+    """Push bytes, then take events until there is none; `finish` at the end of input.
+
+    `data` from `at` on is what waits to be taken, and begins with an event: whoever knows that
+    event by its bytes may move `at` behind it instead of taking it.
+    """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.data = b""
+        self.at = 0
         self._max_event_bytes = max_event_bytes
-        self._buffer = bytearray()
-        self._scanned = 0
+        self._held = bytearray()
         self._fresh = True
         self._seen_cr = False
         self._overflowed = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes.
+    def push(self, piece: bytes) -> None:
+        """Take in `piece`; nothing of what came before may wait to be taken.
 
-        Raises UpstreamBroken (decode) for an event over the bound, after all events before it
-        have been handed out.
+        Raises UpstreamBroken (decode) for an event over the bound.
         """
         if self._overflowed:
             raise self._overflow()
-        if not self._seen_cr and b"\r" in data:
+        if not self._seen_cr and b"\r" in piece:
             self._seen_cr = True
-        if self._is_one_event(data):
-            return [_parse(data)]
-        view: bytes | bytearray = data
-        if self._buffer:
-            self._buffer += data
-            view = self._buffer
-        start = self._skip_bom(view)
-        events: list[Event] = []
-        scan = max(start, self._scanned)
-        while (end := self._find_end(view, start, scan)) > 0:
-            if end - start > self._max_event_bytes:
-                break
-            events.append(_parse(bytes(view[start:end])))
-            start = scan = end
-        if not self._keep(view, start) and not events:
-            raise self._overflow()
-        return events
+        if self._held:
+            if not self._ends_held(piece):
+                self._hold(piece)
+                return
+            piece = b"".join((self._held, piece))
+            self._held.clear()
+        self.data = piece
+        self.at = 0
+        if self._fresh:
+            self._skip_bom()
 
-    def finish(self) -> list[Event]:
+    def take(self) -> Event | None:
+        """The next event; None when none is complete.
+
+        Raises UpstreamBroken (decode) for an event over the bound.
+        """
+        data, start = self.data, self.at
+        end = self._find_end(data, start) if start < len(data) else -1
+        if end < 0:
+            self.data, self.at = b"", 0
+            if start < len(data):
+                self._hold(data[start:])
+            return None
+        if end - start > self._max_event_bytes:
+            raise self._overflow()
+        self.at = end
+        return parse_event(data[start:end])
+
+    def finish(self) -> Event | None:
         """What was left unterminated at the end of input, if anything."""
         if self._overflowed:
             raise self._overflow()
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        self._scanned = 0
+        rest = bytes(self._held)
+        self._held.clear()
         if not rest or (self._fresh and _BOM.startswith(rest)):
-            return []
+            return None
         if rest == b"\r" or rest.endswith(b"\n\r"):
-            return [_parse(rest)]  # the CR that waited for an LF was a line end by itself
+            return parse_event(rest)  # the CR that waited for an LF was a line end by itself
         ending = b"\n" if rest.endswith(b"\n") else b"\n\n"
-        return [_parse(rest + ending, complete=False)]
+        return parse_event(rest + ending, complete=False)
 
-    def _is_one_event(self, data: bytes) -> bool:
-        """The common case, worth knowing early: nothing is waiting and one event came whole."""
-        if self._buffer or self._seen_cr or self._fresh:
-            return False
-        size = len(data)
-        return (
-            2 < size <= self._max_event_bytes and data.find(b"\n\n") == size - 2 and data[0] != _LF
-        )
-
-    def _skip_bom(self, view: bytes | bytearray) -> int:
-        if not self._fresh:
-            return 0
-        if len(view) < len(_BOM) and _BOM.startswith(bytes(view)):
-            return 0  # not yet known; no event can end in a part of the mark
+    def _skip_bom(self) -> None:
+        if len(self.data) < len(_BOM) and _BOM.startswith(self.data):
+            return  # not yet known; no event can end in a part of the mark
         self._fresh = False
-        return len(_BOM) if view.startswith(_BOM) else 0
+        if self.data.startswith(_BOM):
+            self.at = len(_BOM)
 
-    def _find_end(self, view: bytes | bytearray, start: int, scan: int) -> int:
+    def _find_end(self, data: bytes, start: int) -> int:
         """Where the event that begins at `start` ends; -1 when that is not yet known."""
-        if start >= len(view):
-            return -1
-        if not self._seen_cr:
-            if view[start] == _LF:
-                return start + 1
-            at = view.find(b"\n\n", scan)
-            return at + 2 if at >= 0 else -1
-        if view[start] in _LINE_ENDS:
-            found = _BLANK_LINE.match(view, start)
-        else:
-            found = _EVENT_END.search(view, scan)
-        return found.end() if found else -1
+        if self._seen_cr:
+            if data[start] in _LINE_ENDS:
+                found = _BLANK_LINE.match(data, start)
+            else:
+                found = _EVENT_END.search(data, start)
+            return found.end() if found else -1
+        at = data.find(b"\n", start)  # one byte is found several times faster than two
+        if at == start:
+            return at + 1
+        while at >= 0:
+            if data.startswith(b"\n", at + 1):
+                return at + 2
+            at = data.find(b"\n", at + 1)
+        return -1
 
-    def _keep(self, view: bytes | bytearray, start: int) -> bool:
-        """Hold what no event end was found for; False when that is too much."""
-        if view is self._buffer:
-            del self._buffer[:start]
-        else:
-            self._buffer += view[start:]
-        self._scanned = max(0, len(self._buffer) - _LONGEST_OPEN_END)
-        if len(self._buffer) <= self._max_event_bytes:
+    def _ends_held(self, piece: bytes) -> bool:
+        """Whether the event that is held ends in `piece`: only then the two are joined."""
+        if self._fresh:
             return True
-        self._overflowed = True
-        self._buffer.clear()
-        return False
+        if self._seen_cr:
+            tail = bytes(self._held[-_LONGEST_OPEN_END:]) + piece
+            return _EVENT_END.search(tail) is not None or self._held == b"\r"
+        return b"\n\n" in piece or (self._held[-1] == _LF and piece.startswith(b"\n"))
+
+    def _hold(self, rest: bytes) -> None:
+        """Keep what no event end was found for."""
+        self._held += rest
+        if len(self._held) > self._max_event_bytes:
+            raise self._overflow()
 
     def _overflow(self) -> UpstreamBroken:
+        self._overflowed = True
+        self._held.clear()
         return UpstreamBroken(
             "upstream sent a stream event that is too large",
             kind="decode",

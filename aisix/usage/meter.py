@@ -50,6 +50,10 @@ class UsageMeter:
                 if isinstance(choice, dict):
                     self._observe_choice(choice)
 
+    def observe_text(self, size_bytes: int, /) -> None:
+        """Take in so many more bytes of UTF-8 that the model wrote."""
+        self._text_bytes += size_bytes
+
     def usage(self, prompt_estimate_tokens: int) -> Usage:
         """What was reported, else an estimate from the text that came."""
         if self._reported is not None:
@@ -64,51 +68,55 @@ class UsageMeter:
 
     def _observe_choice(self, choice: Mapping[str, Any]) -> None:
         reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason:
+        if reason and isinstance(reason, str):
             self.finish_reason = reason
-        self._text_bytes += _text_bytes(choice.get("text"))
+        if text := choice.get("text"):
+            self._text_bytes += _text_bytes(text)
         for name in ("delta", "message"):
             message = choice.get(name)
-            if isinstance(message, dict):
+            if message and isinstance(message, dict):
                 self._text_bytes += _message_bytes(message)
 
 
 def parse_usage(block: Any) -> Usage | None:
     """A usage block of chat, completions or embeddings; None when it counts nothing."""
-    prompt = _count(block, "prompt_tokens")
-    completion = _count(block, "completion_tokens")
-    total = _count(block, "total_tokens")
+    if not isinstance(block, dict):
+        return None
+    prompt = _count(block.get("prompt_tokens"))
+    completion = _count(block.get("completion_tokens"))
+    total = _count(block.get("total_tokens"))
     if prompt is None and completion is None and total is None:
         return None
+    cached = _count(_member(block.get("prompt_tokens_details"), "cached_tokens"))
+    reasoning = _count(_member(block.get("completion_tokens_details"), "reasoning_tokens"))
     return Usage(
         prompt_tokens=prompt or 0,
         completion_tokens=completion or 0,
         total_tokens=total or (prompt or 0) + (completion or 0),
-        cached_tokens=_count(block, "prompt_tokens_details", "cached_tokens") or 0,
-        reasoning_tokens=_count(block, "completion_tokens_details", "reasoning_tokens") or 0,
+        cached_tokens=cached or 0,
+        reasoning_tokens=reasoning or 0,
     )
 
 
-def _count(block: Any, *path: str) -> int | None:
-    """The count at `path`; None when it is absent or no token count."""
-    value = block
-    for name in path:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if 0 <= value < _MAX_TOKENS else None
+def _count(value: Any) -> int | None:
+    """`value` when it is a token count (true and false are none)."""
+    return value if type(value) is int and 0 <= value < _MAX_TOKENS else None
 
 
 def _message_bytes(message: Mapping[str, Any]) -> int:
     """UTF-8 bytes of all that the model wrote in a delta or message."""
-    count = _text_bytes(message.get("content")) + _text_bytes(message.get("refusal"))
+    count = 0
+    if content := message.get("content"):
+        count += _text_bytes(content)
+    if refusal := message.get("refusal"):
+        count += _text_bytes(refusal)
     # Some servers spell the same reasoning under both names.
-    count += _text_bytes(message.get("reasoning_content") or message.get("reasoning"))
-    count += _text_bytes(_member(message.get("function_call"), "arguments"))
+    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
+        count += _text_bytes(reasoning)
+    if call := message.get("function_call"):
+        count += _text_bytes(_member(call, "arguments"))
     calls = message.get("tool_calls")
-    if isinstance(calls, list):
+    if calls and isinstance(calls, list):
         for call in calls:
             count += _text_bytes(_member(_member(call, "function"), "arguments"))
             count += _text_bytes(_member(_member(call, "custom"), "input"))

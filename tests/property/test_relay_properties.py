@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from aisix.core.endpoints import ENDPOINTS
 from aisix.core.exchange import Usage
 from aisix.errors import UpstreamBroken
-from aisix.relay.rewrite import DONE, EXTENSION_FIELDS, StreamRewriter, rewrite_answer
-from aisix.relay.sse import SseSplitter
+from aisix.relay.answer import rewrite_answer
+from aisix.relay.document import EXTENSION_FIELDS
+from aisix.relay.rewrite import DONE, StreamRewriter
 from aisix.usage.meter import UsageMeter
-from tests.support.azure_streams import AzureStream, azure_streams, cut, line_ended, to_wire
+from tests.support.azure_streams import (
+    AzureStream,
+    azure_streams,
+    cut,
+    line_ended,
+    split,
+    to_wire,
+)
 
 CHAT = next(spec for spec in ENDPOINTS if spec.operation == "chat_completions")
 
@@ -33,14 +41,10 @@ def relayed(
         keep_extensions=keep,
         observe=meter.observe,
     )
-    splitter = SseSplitter()
     out = b""
     failure = None
     try:
-        for piece in pieces:
-            for event in splitter.feed(piece):
-                out += rewriter.feed(event)
-        for event in splitter.finish():
+        for event in split(*pieces):
             out += rewriter.feed(event)
         out += rewriter.end()
     except UpstreamBroken as error:
@@ -50,7 +54,7 @@ def relayed(
 
 def documents(wire: bytes) -> list[Any]:
     found = []
-    for event in SseSplitter().feed(wire):
+    for event in split(wire):
         try:
             found.append(json.loads(event.data or b""))
         except ValueError:
@@ -60,11 +64,9 @@ def documents(wire: bytes) -> list[Any]:
 
 @given(wire=st.binary(max_size=200) | azure_streams().map(to_wire), at=cuts)
 def test_joined_events_are_the_bytes_that_came(wire: bytes, at: list[int]) -> None:
-    splitter = SseSplitter()
-    raws = [event.raw for piece in cut(wire, at) for event in splitter.feed(piece)]
-    ends = splitter.finish()
-    joined = b"".join(raws) + b"".join(event.raw for event in ends)
-    if ends and not ends[-1].complete:
+    events = split(*cut(wire, at))
+    joined = b"".join(event.raw for event in events)
+    if events and not events[-1].complete:
         joined = joined.removesuffix(b"\n") if wire.endswith(b"\n") else joined[:-2]
     assert joined == wire.removeprefix(b"\xef\xbb\xbf") or b"\xef\xbb\xbf".startswith(wire)
 
@@ -77,14 +79,9 @@ def test_joined_events_are_the_bytes_that_came(wire: bytes, at: list[int]) -> No
     at=cuts,
 )
 def test_events_do_not_depend_on_the_cut_for_any_line_ends(wire: bytes, at: list[int]) -> None:
-    def events(pieces: list[bytes]) -> list[Any]:
-        splitter = SseSplitter()
-        found = [event for piece in pieces for event in splitter.feed(piece)]
-        return found + splitter.finish()
-
-    whole = events([wire])
-    assert events(cut(wire, at)) == whole
-    assert events([wire[place : place + 1] for place in range(len(wire))]) == whole
+    whole = split(wire)
+    assert split(*cut(wire, at)) == whole
+    assert split(*[wire[place : place + 1] for place in range(len(wire))]) == whole
 
 
 @given(data=st.data(), stream=azure_streams() | azure_streams(clean=False), at=cuts)

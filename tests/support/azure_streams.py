@@ -14,6 +14,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from aisix.relay.sse import Event, SseSplitter
+
 SERVED_MODEL = "gpt-4o-2024-08-06"
 STREAM_ID = "chatcmpl-9mDkqFgYpYtq"
 CREATED = 1764000000
@@ -113,6 +115,23 @@ def to_wire(stream: AzureStream, *, ascii_only: bool = True) -> bytes:
     """The whole stream with LF line ends."""
     wire = b"".join(to_event(document, ascii_only=ascii_only) for document in stream.documents)
     return wire + (b"data: [DONE]\n\n" if stream.done else b"")
+
+
+def taken(splitter: SseSplitter, piece: bytes) -> list[Event]:
+    """The events that `piece` completes."""
+    splitter.push(piece)
+    events = []
+    while (event := splitter.take()) is not None:
+        events.append(event)
+    return events
+
+
+def split(*pieces: bytes) -> list[Event]:
+    """All events of a stream that arrives in `pieces`."""
+    splitter = SseSplitter()
+    events = [event for piece in pieces for event in taken(splitter, piece)]
+    rest = splitter.finish()
+    return events if rest is None else [*events, rest]
 
 
 def cut(wire: bytes, at: Iterable[int]) -> list[bytes]:

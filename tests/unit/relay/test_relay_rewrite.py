@@ -1,4 +1,4 @@
-"""What the caller sees of a chunk or an answer, and what the rewriter knows of its stream."""
+"""What the caller sees of a chunk, and what the rewriter knows of its stream."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from aisix.core.endpoints import ENDPOINTS, OTHER, EndpointSpec
 from aisix.errors import UpstreamBroken
-from aisix.relay.rewrite import DONE, StreamRewriter, rewrite_answer
-from aisix.relay.sse import Event, SseSplitter
+from aisix.relay.rewrite import DONE, StreamRewriter
+from aisix.relay.sse import Event
 from tests.support.azure_streams import (
     CREATED,
     FILTER_VERDICT,
@@ -19,13 +19,13 @@ from tests.support.azure_streams import (
     delta,
     frame,
     prompt_annotation,
+    split,
     to_event,
     usage_block,
 )
 
 SPECS = {spec.operation: spec for spec in ENDPOINTS}
 CHAT, COMPLETIONS = SPECS["chat_completions"], SPECS["completions"]
-EMBEDDINGS = SPECS["embeddings"]
 
 
 def make_rewriter(
@@ -42,15 +42,13 @@ def make_rewriter(
 
 def feed(rewriter: StreamRewriter, *documents: dict[str, Any] | bytes) -> bytes:
     """What comes out for these documents."""
-    splitter = SseSplitter()
     wire = b"".join(to_event(document) for document in documents)
-    events = splitter.feed(wire) + splitter.finish()
-    return b"".join(rewriter.feed(event) for event in events)
+    return b"".join(rewriter.feed(event) for event in split(wire))
 
 
 def seen(wire: bytes) -> list[Any]:
     """The JSON documents in a stream."""
-    events = SseSplitter().feed(wire)
+    events = split(wire)
     return [json.loads(event.data) for event in events if event.data and not event.is_done]
 
 
@@ -336,7 +334,7 @@ def test_half_an_event_at_the_end_is_not_passed_on() -> None:
 
 def test_an_unterminated_end_mark_counts() -> None:
     rewriter = make_rewriter()
-    (event,) = (splitter := SseSplitter()).feed(b"data: [DONE]") or splitter.finish()
+    (event,) = split(b"data: [DONE]")
     assert rewriter.feed(event) == DONE
     assert rewriter.saw_done
 
@@ -404,107 +402,15 @@ def test_a_null_error_is_none() -> None:
     assert seen(feed(make_rewriter(), delta({"content": "x"}, error=None)))
 
 
-# ── whole answers ───────────────────────────────────────────────────────────────────────────────
-
-
-def answer(body: bytes, spec: EndpointSpec = CHAT, *, keep: bool = False) -> bytes:
-    return rewrite_answer(
-        body, spec, alias_name="my-gpt", keep_extensions=keep, observe=lambda document: None
-    )
-
-
-CHAT_ANSWER: dict[str, Any] = {
-    "id": STREAM_ID,
-    "object": "chat.completion",
-    "created": CREATED,
-    "model": "gpt-4o-2024-08-06",
-    "system_fingerprint": "fp",
-    "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": FILTER_VERDICT}],
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "logprobs": {"content": []},
-            "message": {"role": "assistant", "content": "hi", "refusal": None},
-            "content_filter_results": FILTER_VERDICT,
-        }
-    ],
-    "usage": usage_block(9, 3),
-}
-
-
-def test_a_chat_answer_loses_extensions_and_the_served_name_only() -> None:
-    document = json.loads(answer(json.dumps(CHAT_ANSWER).encode()))
-    expected = {**CHAT_ANSWER, "model": "my-gpt"}
-    del expected["prompt_filter_results"]
-    choice = dict(CHAT_ANSWER["choices"][0])
-    del choice["content_filter_results"]
-    expected["choices"] = [choice]
-    assert document == expected
-    assert list(document) == list(expected)
-
-
-def test_a_chat_answer_keeps_extensions_when_told() -> None:
-    document = json.loads(answer(json.dumps(CHAT_ANSWER).encode(), keep=True))
-    assert document == {**CHAT_ANSWER, "model": "my-gpt"}
-
-
-def test_items_of_data_lose_extensions_too() -> None:
-    body = {"data": [{"url": "u", "content_filter_results": {}, "prompt_filter_results": {}}, 5]}
-    document = json.loads(answer(json.dumps(body).encode(), OTHER))
-    assert document == {"data": [{"url": "u"}, 5]}
-
-
-def test_an_answer_that_needs_no_edit_passes_as_it_came() -> None:
-    body = b'{ "model":"my-gpt", "choices":[1.50] }'
-    assert answer(body) == body
-    assert answer(b"[1, 2]", OTHER) == b"[1, 2]"
-
-
-def test_a_large_answer_differs_only_in_the_model() -> None:
-    body = b'{"data":[%s],  "model" : "text-emb\\"x", "usage":{}}' % b", ".join([b"0.10"] * 500)
-    assert answer(body, EMBEDDINGS) == body.replace(b'text-emb\\"x', b"my-gpt")
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b'{"x":{"model":"inner"},"model":"m",',
-        b'{"x":"model","model":"m",',
-        b'{"x":{"model":"inner"},"mod\\u0065l":"m",',
-        b'{"model":null,',
-        b'{"model":"m","model":"n",',
-    ],
-)
-def test_a_large_answer_whose_model_is_hard_to_find_is_still_right(head: bytes) -> None:
-    body = head + b'"data":[%s]}' % b",".join([b"0.5"] * 500)
-    assert json.loads(answer(body, EMBEDDINGS)) == {**json.loads(body), "model": "my-gpt"}
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a":', b"[]", b"7", b'{"a":"\xff"}'])
-def test_an_answer_that_is_no_json_object_cannot_be_decoded(body: bytes) -> None:
-    with pytest.raises(UpstreamBroken) as caught:
-        answer(body)
-    assert (caught.value.status, caught.value.type) == (502, "upstream_decode_error")
-
-
-def test_an_error_in_the_guise_of_a_success_is_an_error() -> None:
-    with pytest.raises(UpstreamBroken) as caught:
-        answer(b'{"error":{"code":"429","message":"slow down"}}')
-    assert (caught.value.kind, caught.value.status) == ("in_band", 429)
-
-
 def test_the_observer_sees_documents_before_they_are_edited() -> None:
     observed: list[Any] = []
-    body = json.dumps(CHAT_ANSWER).encode()
 
     def observe(document: dict[str, Any]) -> None:
         observed.append(json.loads(json.dumps(document)))
 
-    rewrite_answer(body, CHAT, alias_name="a", keep_extensions=False, observe=observe)
     chunk = frame(choices=[], usage=usage_block(1, 1))
     rewriter = StreamRewriter(
         CHAT, alias_name="a", include_usage=False, keep_extensions=False, observe=observe
     )
     feed(rewriter, chunk)
-    assert observed == [CHAT_ANSWER, chunk]
+    assert observed == [chunk]

@@ -7,13 +7,8 @@ import time
 import pytest
 
 from aisix.errors import UpstreamBroken
-from aisix.relay.sse import Event, SseSplitter
-
-
-def split(*pieces: bytes) -> list[Event]:
-    splitter = SseSplitter()
-    events = [event for piece in pieces for event in splitter.feed(piece)]
-    return events + splitter.finish()
+from aisix.relay.sse import SseSplitter
+from tests.support.azure_streams import split, taken
 
 
 @pytest.mark.parametrize(
@@ -57,13 +52,13 @@ def test_every_line_end_splits_events(end: bytes) -> None:
 
 
 def test_a_cr_only_event_is_given_out_without_waiting_for_more() -> None:
-    assert [event.data for event in SseSplitter().feed(b"data: a\r\r")] == [b"a"]
+    assert [event.data for event in taken(SseSplitter(), b"data: a\r\r")] == [b"a"]
 
 
 def test_a_crlf_cut_in_two_stays_one_line_end() -> None:
     splitter = SseSplitter()
-    assert splitter.feed(b"data: a\r\n\r") == []
-    events = splitter.feed(b"\ndata: b\r\n\r\n")
+    assert taken(splitter, b"data: a\r\n\r") == []
+    events = taken(splitter, b"\ndata: b\r\n\r\n")
     assert [event.raw for event in events] == [b"data: a\r\n\r\n", b"data: b\r\n\r\n"]
 
 
@@ -130,10 +125,13 @@ def test_the_end_mark_is_known_with_or_without_spaces() -> None:
 @pytest.mark.parametrize("first", [b"data: ok\n\n", b"data: ok\r\n\r\n"])
 def test_an_event_over_the_bound_is_refused_after_those_before_it(first: bytes) -> None:
     splitter = SseSplitter(max_event_bytes=20)
-    assert len(splitter.feed(first + b"data: " + b"x" * 30)) == 1
+    splitter.push(first + b"data: " + b"x" * 30)
+    assert splitter.take() is not None
     with pytest.raises(UpstreamBroken) as caught:
-        splitter.feed(b"\n\n")
+        splitter.take()
     assert caught.value.kind == "decode"
+    with pytest.raises(UpstreamBroken):
+        splitter.push(b"\n\n")
     with pytest.raises(UpstreamBroken):
         splitter.finish()
 
@@ -143,10 +141,10 @@ def test_the_bound_does_not_depend_on_how_the_event_arrives() -> None:
     assert len(wire) == 20
     for pieces in ([wire], [wire[at : at + 1] for at in range(20)]):
         splitter = SseSplitter(max_event_bytes=20)
-        assert sum(len(splitter.feed(piece)) for piece in pieces) == 1
+        assert sum(len(taken(splitter, piece)) for piece in pieces) == 1
         splitter = SseSplitter(max_event_bytes=19)
         with pytest.raises(UpstreamBroken):
-            [splitter.feed(piece) for piece in pieces]
+            [taken(splitter, piece) for piece in pieces]
 
 
 @pytest.mark.parametrize("start", [b"\n", b"\r\n"])
@@ -157,7 +155,7 @@ def test_a_large_event_fed_byte_by_byte_takes_linear_time(start: bytes) -> None:
         wire = start + b"data: " + b"x" * size + b"\n\n"
         splitter = SseSplitter()
         began = time.process_time()
-        count = sum(len(splitter.feed(wire[at : at + 1])) for at in range(len(wire)))
+        count = sum(len(taken(splitter, wire[at : at + 1])) for at in range(len(wire)))
         assert count == 2
         return time.process_time() - began
 
