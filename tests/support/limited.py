@@ -5,14 +5,17 @@ No I/O. `run` drives a coroutine that never has to wait, so that property tests 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 from aisix.core.endpoints import ENDPOINTS, EndpointSpec
 from aisix.core.exchange import Exchange, Payload, Timings
 from aisix.core.request import InboundRequest
 from aisix.core.resources import Alias, ApiKey, Deployment, LimitPolicy
 from aisix.core.snapshot import Snapshot
+from aisix.limits.limiter import BucketStore
+from aisix.limits.shared import SharedBuckets, SharedTable
 
 Result = TypeVar("Result")
 
@@ -39,6 +42,22 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     raise AssertionError("the coroutine waits for something")
+
+
+class TakingStore(BucketStore, Sized, Protocol):
+    """A store that says how many entries it holds."""
+
+
+@contextmanager
+def shared_stores(
+    clock: HandClock, *, workers: int, entries: int
+) -> Iterator[tuple[SharedBuckets, ...]]:
+    """A store for each worker over one table, all in this process."""
+    table = SharedTable.create(workers=workers, entries=entries)
+    try:
+        yield tuple(SharedBuckets(table, worker=worker, clock=clock) for worker in range(workers))
+    finally:
+        table.close()
 
 
 class _NoBody:
