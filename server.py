@@ -10,6 +10,8 @@ import sys
 from aisix import __version__
 from aisix.config import ConfigError, load
 from aisix.lifecycle import serve
+from aisix.supervisor import supervise
+from aisix.workers.sizing import worker_count
 
 
 def main() -> int:
@@ -24,7 +26,10 @@ def main() -> int:
         for problem in error.problems:
             print(f"config: {problem}", file=sys.stderr)
         return 2
-    return asyncio.run(serve(config))
+    workers = worker_count(config.proxy.workers)
+    if workers == 1:
+        return asyncio.run(serve(config))
+    return supervise(config, workers)
 
 
 if __name__ == "__main__":

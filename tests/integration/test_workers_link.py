@@ -234,6 +234,16 @@ async def test_the_first_word_must_be_a_number():
         link.close()
 
 
+async def test_a_message_beyond_all_measure_ends_the_link():
+    async with processes(1) as those:
+        reader, writer = await asyncio.open_unix_connection(those.meeting.socket.getsockname())
+        writer.write(those.meeting.cookie + b"\xff\xff\xff\xff")
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+        writer.close()
+        assert len(those.hub) == 1
+
+
 async def test_nobody_to_meet_is_a_lost_link():
     meeting = Meeting()
     meeting.close()

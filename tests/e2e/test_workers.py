@@ -1,0 +1,344 @@
+"""Several workers behind one address: they share the traffic, and a death is nobody's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT, GatewayProgram, Stand, gateway, send, start_refused
+from tests.support.wire import Wire, chat
+from tests.support.workers import (
+    WORKERS,
+    children,
+    control_pid,
+    crowd,
+    eventually,
+    kill,
+    libraries,
+    running,
+    worker_pids,
+)
+
+BACK_WITHIN_S = 1.0
+"""A dead child is back within this."""
+
+NOISE_S = 1.5
+"""What a busy machine may add to a second."""
+
+SEAL = {"AISIX_STORE__ENCRYPTION_KEY": "env:SEAL", "SEAL": b64encode(bytes([1]) * 32).decode()}
+OTHER_SEAL = {**SEAL, "SEAL": b64encode(bytes([2]) * 32).decode()}
+
+PROBE = """
+import sys
+import server
+import aisix.workers.data_process
+brought = {name.split(".")[0] for name in sys.modules}
+print(sorted(brought & {"azure", "msal", "aiosqlite", "sqlite3", "cryptography"}))
+"""
+
+
+def asked_at_once(bench: Stand, alias: str, count: int) -> list[int]:
+    """Statuses of so many requests, each on a connection of its own."""
+    with ThreadPoolExecutor(16) as callers:
+        answers = callers.map(lambda _: bench.gateway.chat(alias), range(count))
+        return [answer.status for answer in answers]
+
+
+# ── traffic ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_workers_share_the_traffic_and_one_ready_line_names_them(tmp_path: Path) -> None:
+    with crowd(tmp_path, 3) as bench:
+        (ready,) = bench.gateway.events("gateway.ready")
+        assert ready["workers"] == 3
+        assert len(set(ready["pids"])) == 3
+        assert set(ready["pids"]) < set(children(bench.gateway))
+        alias = bench.alias("gpt4o-prod")
+        assert set(asked_at_once(bench, alias, 60)) == {200}
+        ended = bench.gateway.stop()
+    assert ended.status == 0
+    assert ended.stderr.count('"gateway.ready"') == 1
+    assert ended.stderr.count('"gateway.stopped"') == 1
+    assert ended.stderr.count('"request.completed"') == 60
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_worker_gets_its_share_of_connections(tmp_path: Path) -> None:
+    """The kernel spreads them by address and port: 40 never miss one of two."""
+
+    def sockets(pid: int) -> int:
+        folder = Path(f"/proc/{pid}/fd")
+        return sum("socket:" in os.readlink(folder / name) for name in os.listdir(folder))
+
+    with crowd(tmp_path) as bench, ExitStack() as open_wires:
+        pids = worker_pids(bench.gateway)
+        before = [sockets(pid) for pid in pids]
+        for _ in range(40):
+            open_wires.enter_context(Wire(bench.gateway.proxy))
+        eventually(lambda: sum(map(sockets, pids)) - sum(before) == 40)
+        assert all(sockets(pid) > had for pid, had in zip(pids, before, strict=True))
+
+
+def test_a_write_is_effective_in_every_worker_when_it_is_answered(tmp_path: Path) -> None:
+    with crowd(tmp_path, 3) as bench:
+        headers = {"Authorization": "Bearer sk-of-this-test"}
+
+        def statuses() -> set[int]:
+            with ThreadPoolExecutor(16) as callers:
+                url = f"{bench.gateway.proxy}/v1/models"
+                ask = [callers.submit(send, "GET", url, headers=headers) for _ in range(50)]
+                return {one.result().status for one in ask}
+
+        for _ in range(3):
+            id = bench.gateway.create("apikeys", key="sk-of-this-test", allowed_models=["*"])
+            assert statuses() == {200}
+            gone = bench.gateway.manage("DELETE", f"apikeys/{id}")
+            assert (gone.status, gone.headers.get("x-aisix-lagging-workers")) == (200, None)
+            assert statuses() == {401}
+
+
+def test_one_token_is_fetched_for_all_workers(tmp_path: Path) -> None:
+    secret = {
+        "tenant_id": "11111111-2222-3333-4444-555555555555",
+        "client_id": "66666666-7777-8888-9999-000000000000",
+        "client_secret": "simulator-secret",
+    }
+    with crowd(tmp_path, 4) as bench:
+        azure, program = bench.azure, bench.gateway
+        for name, value in (("entra", "simulator-secret"), ("entra-bad", "wrong")):
+            text = json.dumps({**secret, "client_secret": value, "authority_host": azure.url})
+            key = program.create_provider_key(azure.url, secret=text)
+            program.create_model(name, "gpt4o-prod", key)
+        assert set(asked_at_once(bench, "entra", 40)) == {200}
+        assert len(azure.requests(operation="token")) == 1
+        refused = program.chat("entra-bad")
+        assert (refused.status, refused.error["code"]) == (500, "config_error")
+        assert "upstream authentication failed (AADSTS" in refused.error["message"]
+        kill(control_pid(program))
+        assert set(asked_at_once(bench, "entra", 20)) == {200}
+        assert len(azure.requests(operation="token")) == 2
+
+
+def test_health_of_a_model_is_what_any_worker_sees(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        alias = bench.alias("gpt4o-err500")
+        assert set(asked_at_once(bench, alias, 30)) == {502}
+
+        def shown() -> object:
+            (model,) = bench.gateway.manage("GET", "models/status").json
+            return model["status"] == "unhealthy" and model["last_check_status"] == "failed"
+
+        eventually(shown)
+
+
+# ── deaths ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_killed_worker_is_back_and_its_callers_are_served(tmp_path: Path) -> None:
+    """Who connects meanwhile waits in the queue of its socket, which its successor inherits."""
+    with crowd(tmp_path) as bench:
+        alias = bench.alias("gpt4o-prod")
+        first, second = worker_pids(bench.gateway)
+        before = set(children(bench.gateway))
+        kill(first)
+        began = time.monotonic()
+        assert set(asked_at_once(bench, alias, 40)) == {200}
+        assert time.monotonic() - began < BACK_WITHIN_S + NOISE_S
+        assert len(set(children(bench.gateway)) - before) == 1
+        (died,) = bench.gateway.events("process.died")
+        assert (died["child"], died["pid"], died["status"]) == ("worker 0", first, -9)
+        assert running(second)
+        assert bench.gateway.stop().status == 0
+
+
+def test_traffic_goes_on_without_the_control_process_which_comes_back(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        gateway = bench.gateway
+        alias = bench.alias("gpt4o-prod")
+        kill(control_pid(gateway))
+        assert set(asked_at_once(bench, alias, 20)) == {200}
+
+        def admin_is_back() -> bool:
+            try:
+                return gateway.manage("GET", "health").status == 200
+            except OSError:
+                return False
+
+        assert eventually(admin_is_back) < BACK_WITHIN_S + NOISE_S
+        written = gateway.manage("POST", "apikeys", {"key": "sk-after", "allowed_models": ["*"]})
+        assert written.status == 200
+        assert "x-aisix-lagging-workers" not in written.headers
+        assert {gateway.chat(alias, key="sk-after").status for _ in range(20)} == {200}
+        gateway.events("control.ready")
+        ended = gateway.stop()
+    assert ended.status == 0
+    assert ended.stderr.count('"gateway.ready"') == 1
+
+
+def test_a_stuck_worker_is_counted_and_replaced(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        gateway = bench.gateway
+        alias = bench.alias("gpt4o-prod")
+        stuck, _ = worker_pids(gateway)
+        os.kill(stuck, signal.SIGSTOP)
+        written = gateway.manage("POST", "apikeys", {"key": "sk-late", "allowed_models": ["*"]})
+        assert written.status == 200
+        assert written.headers["x-aisix-lagging-workers"] == "1"
+        (lagging,) = gateway.events("worker.lagging")
+        assert lagging["worker"] == 0
+        eventually(lambda: not running(stuck))
+        assert {gateway.chat(alias, key="sk-late").status for _ in range(30)} == {200}
+        assert gateway.stop().status == 0
+
+
+def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        orphans = children(bench.gateway)
+        assert len(orphans) == 3
+        bench.gateway.process.kill()
+        bench.gateway.process.wait()
+        eventually(lambda: not any(map(running, orphans)))
+
+
+# ── the end ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def streams_under_way(bench: Stand, wires: ExitStack, count: int) -> list[Wire]:
+    """Streams that have begun and wait for the simulator."""
+    alias = bench.alias("gpt4o-stall4")
+    streams = [wires.enter_context(Wire(bench.gateway.proxy)) for _ in range(count)]
+    for stream in streams:
+        stream.send(chat(alias, stream=True))
+        assert stream.answer_head()[0] == 200
+        stream.read_until(b'"Hello"')
+    return streams
+
+
+@pytest.mark.parametrize("by", ["the supervisor alone", "a terminal", "an init system"])
+def test_streams_in_all_workers_are_finished_first(tmp_path: Path, by: str) -> None:
+    """Some signal the first process, some all at once, which is still one wish."""
+    with crowd(tmp_path) as bench, ExitStack() as wires:
+        streams = streams_under_way(bench, wires, 16)
+        if by == "a terminal":
+            bench.gateway.press_ctrl_c()
+        else:
+            bench.gateway.send_signal(signal.SIGTERM)
+        if by == "an init system":
+            for child in children(bench.gateway):
+                os.kill(child, signal.SIGTERM)
+        bench.gateway.events("gateway.draining", count=3)
+        bench.azure.release()
+        for stream in streams:
+            assert stream.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        ended = bench.gateway.wait()
+    assert ended.status == 0
+    assert '"drained":true' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_nobody_listens_while_workers_drain(tmp_path: Path) -> None:
+    """No copy of a socket may be left open: callers would wait for an answer that never comes."""
+    with crowd(tmp_path) as bench, ExitStack() as wires:
+        (stream,) = streams_under_way(bench, wires, 1)
+        bench.gateway.send_signal(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                Wire(bench.gateway.proxy).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        eventually(refused)
+        bench.azure.release()
+        assert b"[DONE]" in stream.rest()
+        assert bench.gateway.wait().status == 0
+
+
+def test_a_second_signal_ends_all_processes_at_once(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench, ExitStack() as wires:
+        streams = streams_under_way(bench, wires, 4)
+        processes = children(bench.gateway)
+        bench.gateway.send_signal(signal.SIGTERM)
+        bench.gateway.events("gateway.draining", count=3)
+        ended = bench.gateway.stop()
+        for stream in streams:
+            assert b"event: error\n" in stream.rest()
+    assert ended.status == 1
+    assert '"drained":false' in ended.stderr
+    assert not any(map(running, processes))
+
+
+def test_a_worker_that_hears_nothing_is_killed_in_the_end(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        os.kill(worker_pids(bench.gateway)[0], signal.SIGSTOP)
+        bench.gateway.send_signal(signal.SIGTERM)
+        bench.gateway.events("gateway.draining", count=2)
+        ended = bench.gateway.stop()
+    assert ended.status == 1
+
+
+# ── the start ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_workers_load_nothing_of_the_control_half(tmp_path: Path) -> None:
+    probe = subprocess.run(
+        [sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert probe.stdout == "[]\n"
+    with crowd(tmp_path) as bench:
+        assert bench.gateway.chat(bench.alias("gpt4o-prod")).status == 200
+        assert "sqlite" in libraries(control_pid(bench.gateway))
+        for pid in worker_pids(bench.gateway):
+            assert "sqlite" not in libraries(pid)
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = start_refused(tmp_path, {WORKERS: "2", "AISIX_PROXY__ADDR": address})
+    assert ended.status == 1
+    (line,) = ended.stderr.splitlines()
+    assert f'"proxy.addr: cannot listen on {address}: Address already in use; is another' in line
+    assert not (tmp_path / "aisix.db").exists()
+
+
+def test_two_gateways_cannot_share_an_address(tmp_path: Path) -> None:
+    """Although each of them lets its own workers share it."""
+    with gateway(tmp_path, {WORKERS: "2"}) as first:
+        address = first.proxy.removeprefix("http://")
+        ended = start_refused(tmp_path, {WORKERS: "2", "AISIX_PROXY__ADDR": address})
+    assert ended.status == 1
+    assert f"proxy.addr: cannot listen on {address}: Address already in use" in ended.stderr
+
+
+def test_an_unusable_store_stops_the_start_in_one_line(tmp_path: Path) -> None:
+    with gateway(tmp_path, SEAL) as first:
+        first.create_provider_key("acme-west")
+        assert first.stop().status == 0
+    ended = start_refused(tmp_path, {**OTHER_SEAL, WORKERS: "3"})
+    assert ended.status == 1
+    (line,) = ended.stderr.splitlines()
+    assert "gateway.refused" in line
+    assert "the encryption key from store.encryption_key is not the one" in line
+
+
+def test_a_stop_before_the_start_is_complete_is_a_clean_end(tmp_path: Path) -> None:
+    program = GatewayProgram(tmp_path, settings={WORKERS: "2"})
+    try:
+        eventually(lambda: children(program))
+        ended = program.stop()
+    finally:
+        program.close()
+    assert ended.status == 0, ended.stderr
