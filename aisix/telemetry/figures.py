@@ -2,7 +2,7 @@
 
 The one place of this arithmetic, so that metrics and the access line can never disagree. Durations
 are seconds, never negative, None when the exchange did not get far enough to have one. Words come
-from closed sets: they may be metric labels.
+from closed sets: they may be metric labels. Written for speed: every exchange passes here twice.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ UNKNOWN = "unknown"
 
 CLIENT_DISCONNECTED = "client_disconnected"
 
+_DONE = Phase.DONE
+
 _STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 _UPSTREAM_KINDS: dict[type[GatewayError], str] = {
@@ -46,7 +48,8 @@ _TIMEOUT_KINDS = {phase: f"timeout_{phase}" for phase in ("connect", "first_byte
 def latency_s(exchange: Exchange) -> float:
     """From arrival to settlement; for a stream that is its last byte."""
     timings = exchange.timings
-    return max(0.0, timings.ended - timings.arrived)
+    latency = timings.ended - timings.arrived
+    return latency if latency > 0.0 else 0.0
 
 
 def ttft_s(exchange: Exchange) -> float | None:
@@ -54,7 +57,8 @@ def ttft_s(exchange: Exchange) -> float | None:
     timings = exchange.timings
     if timings.first_token <= 0.0 or not exchange.streaming:
         return None
-    return max(0.0, timings.first_token - timings.arrived)
+    ttft = timings.first_token - timings.arrived
+    return ttft if ttft > 0.0 else 0.0
 
 
 def upstream_s(exchange: Exchange) -> float | None:
@@ -63,7 +67,8 @@ def upstream_s(exchange: Exchange) -> float | None:
     newest = timings.upstream_last_byte or timings.upstream_first_byte
     if newest <= 0.0 or timings.dispatched <= 0.0:
         return None
-    return max(0.0, newest - timings.dispatched)
+    waited = newest - timings.dispatched
+    return waited if waited > 0.0 else 0.0
 
 
 def overhead_s(exchange: Exchange) -> float | None:
@@ -80,10 +85,13 @@ def overhead_s(exchange: Exchange) -> float | None:
     if exchange.streaming:
         if timings.first_out <= 0.0 or timings.upstream_first_byte <= 0.0:
             return None
-        return max(0.0, before + timings.first_out - timings.upstream_first_byte)
-    if timings.upstream_last_byte <= 0.0 or exchange.phase is not Phase.DONE:
-        return None
-    return max(0.0, before + timings.ended - timings.upstream_last_byte)
+        after = timings.first_out - timings.upstream_first_byte
+    else:
+        if timings.upstream_last_byte <= 0.0 or exchange.phase is not _DONE:
+            return None
+        after = timings.ended - timings.upstream_last_byte
+    overhead = before + after
+    return overhead if overhead > 0.0 else 0.0
 
 
 def status_class(status: int | None) -> str:

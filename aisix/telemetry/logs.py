@@ -1,9 +1,8 @@
-"""The log: one line per record on standard error, JSON or, on a terminal, text. I/O in a thread.
+"""The log: one line per record on standard error, JSON or, on a terminal, text.
 
-Lines are rendered where they are logged and written by a thread of their own, so that a full pipe
-or a closed one never stops a request; what cannot be written is counted and dropped. Every text
-passes the redactor first, tracebacks too, and control characters are escaped: no value can forge
-a line. The handler on the root logger is the only state; nothing is kept in this module.
+Lines are rendered where they are logged; `telemetry.lines` writes them. Every text passes the
+redactor first, tracebacks too, and control characters are escaped: no value can forge a line. The
+handler on the root logger is the only state; nothing is kept in this module.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
 import ujson
 
+from aisix.telemetry.lines import BatchingHandler, LineHandler
 from aisix.telemetry.redaction import Redactor
 
 MAX_TEXT_CHARS = 8 * 1024
@@ -29,9 +26,6 @@ MAX_TEXT_CHARS = 8 * 1024
 MAX_WAITING_LINES = 10_000
 """Lines that wait for a slow reader; more are dropped."""
 
-FLUSH_TIMEOUT_S = 1.0
-
-_COALESCE_S = 0.005
 _QUIET = ("asyncio", "azure", "msal", "urllib3", "tornado.application", "tornado.general")
 _SILENT = logging.CRITICAL + 1
 _OWN = "aisix"
@@ -45,8 +39,8 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, redactor: Redactor, *, service_name: str) -> None:
         super().__init__()
+        self.service_name = service_name
         self._redactor = redactor
-        self._service_name = service_name
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; ASCII only, so that nothing in it can be a control character."""
@@ -56,17 +50,14 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             what: _message(record, self._redactor),
-            "service": self._service_name,
+            "service": self.service_name,
         }
         for name, value in self._redactor.fields(_extra(record)).items():
             document.setdefault(name, value)
         trace = _traceback(record, self._redactor)
         if trace:
             document["exception"] = trace
-        try:
-            return ujson.dumps(document, escape_forward_slashes=False, allow_nan=False)
-        except (ValueError, OverflowError, TypeError):  # NaN, huge integers, lone surrogates
-            return json.dumps(_finite(document), separators=(",", ":"), allow_nan=False)
+        return render_json(document)
 
 
 class TextFormatter(logging.Formatter):
@@ -92,111 +83,17 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class LineHandler(logging.Handler):
-    """Renders records at once and hands the lines to a writer thread. Never raises."""
-
-    def __init__(
-        self, stream: TextIO, formatter: logging.Formatter, redactor: Redactor, *, waiting: int
-    ) -> None:
-        super().__init__()
-        self.setFormatter(formatter)
-        self.redactor = redactor
-        self.dropped = 0
-        self._stream = stream
-        self._fd = _descriptor(stream)
-        self._limit = waiting
-        self._lines: deque[str] = deque()
-        self._given = 0
-        self._done = 0
-        self._wake = threading.Event()
-        self._progress = threading.Condition()
-        self._closing = threading.Event()
-        self._writer = threading.Thread(target=self._run, name="aisix-log", daemon=True)
-        self._writer.start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue one line; called with the handler's lock held."""
-        try:
-            if len(self._lines) >= self._limit or self._closing.is_set():
-                self.dropped += 1
-                return
-            line = self.format(record)
-        except Exception:
-            # a record that cannot be rendered is lost, the request that logged it is not
-            self.dropped += 1
-            return
-        self._given += 1
-        self._lines.append(line + "\n")
-        if not self._wake.is_set():
-            self._wake.set()
-
-    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
-        """Wait until what was logged so far is written or lost, at most `timeout_s`."""
-        wanted = self._given
-        deadline = time.monotonic() + timeout_s
-        self._wake.set()
-        with self._progress:
-            while self._done < wanted and self._writer.is_alive():
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._progress.wait(left):
-                    return
-
-    def close(self) -> None:
-        """Write what waits and end the thread; a stuck one is left behind, it holds nothing up."""
-        if not self._closing.is_set():
-            self._closing.set()
-            self._wake.set()
-            self._writer.join(FLUSH_TIMEOUT_S)
-        super().close()
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            if lines:
-                self._write(lines)
-                with self._progress:
-                    self._done += len(lines)
-                    self._progress.notify_all()
-            if self._closing.is_set() and not self._lines:
-                return
-            if lines:
-                # under load one write takes many lines; the loop keeps the interpreter meanwhile
-                self._closing.wait(_COALESCE_S)
-
-    def _write(self, lines: list[str]) -> None:
-        try:
-            self._put("".join(lines))
-        except (OSError, ValueError):  # a broken pipe, a closed stream
-            self.dropped += len(lines)
-
-    def _put(self, text: str) -> None:
-        if self._fd is None:
-            self._stream.write(text)
-            self._stream.flush()
-            return
-        if self._stream.closed:  # its number may belong to a socket by now
-            raise ValueError("the log's stream is closed")
-        # past the stream's own buffer: were this thread stuck in it with its lock held, the
-        # interpreter would abort when it flushes the standard streams at exit
-        rest = memoryview(text.encode("utf-8", "backslashreplace"))
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # somebody made the shared pipe non-blocking
-                select.select([], [self._fd], [])
-
-
 def configure(
     *,
     level: str = "info",
     service_name: str = "aisix",
     stream: TextIO | None = None,
     form: str = "auto",
+    threaded: bool = True,
 ) -> LineHandler:
     """Send all logging to `stream` (standard error). `form` is json, text or auto: text when the
-    stream is a terminal. A second call replaces the first.
+    stream is a terminal. Without `threaded` lines are written where they are logged, for a process
+    that is going to fork. A second call replaces the first, in a forked process too.
 
     Raises ValueError for an unknown level or form.
     """
@@ -205,7 +102,11 @@ def configure(
     redactor = Redactor()
     formatter = _formatter(form, out, redactor, service_name)
     reset()
-    handler = LineHandler(out, formatter, redactor, waiting=MAX_WAITING_LINES)
+    handler = (
+        BatchingHandler(out, formatter, redactor, waiting=MAX_WAITING_LINES)
+        if threaded
+        else LineHandler(out, formatter, redactor)
+    )
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -251,6 +152,18 @@ def lines_dropped() -> int:
     return sum(handler.dropped for handler in _handlers())
 
 
+def on_dropped(tell: Callable[[int], None]) -> None:
+    """Call `tell` with the number of lines lost since `configure`, then with each further loss;
+    any thread calls it, one at a time."""
+    for handler in _handlers():
+        handler.on_dropped(tell)
+
+
+def current() -> LineHandler | None:
+    """The handler that `configure` made last; None before the first time and after `reset`."""
+    return next(iter(_handlers()), None)
+
+
 def level_number(level: str) -> int:
     """debug, info, warn, warning, error or critical as logging's number. Raises ValueError."""
     number = logging.getLevelNamesMapping().get(level.upper())
@@ -265,6 +178,14 @@ def timestamp(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{millis:03d}Z"
 
 
+def render_json(value: Any) -> str:
+    """`value` as JSON in ASCII; what is not finite is spelt as a text."""
+    try:
+        return ujson.dumps(value, escape_forward_slashes=False, allow_nan=False)
+    except (ValueError, OverflowError, TypeError):  # NaN, huge integers, lone surrogates
+        return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+
+
 def escape(text: str) -> str:
     """`text` with its control characters and line breaks spelt out."""
     if text.isprintable():
@@ -276,13 +197,6 @@ def escape(text: str) -> str:
 
 def _handlers() -> list[LineHandler]:
     return [item for item in logging.getLogger().handlers if isinstance(item, LineHandler)]
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError, AttributeError):  # not a file: a buffer in memory
-        return None
 
 
 def _formatter(

@@ -68,6 +68,8 @@ _MARKERS = (
 """Every text that a pattern matches holds one of these (in lower case), or is long."""
 
 _LONG_KEY_CHARS = 84
+_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_PART_OF_UUID = re.compile(r"[0-9a-f]{0,12}(?:-[0-9a-f]{0,12}){0,4}")
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
@@ -77,6 +79,9 @@ class Redactor:
     def __init__(self) -> None:
         self._groups: dict[str, tuple[str, ...]] = {}
         self._secrets: tuple[str, ...] = ()
+        self._like_uuids: tuple[str, ...] = ()
+        self.revision = 0
+        """Grows whenever the secrets change: what was redacted before may not be by today's."""
 
     def hide(self, group: str, secrets: Iterable[str]) -> None:
         """From now on mask `secrets`, in place of what `group` held before."""
@@ -89,6 +94,8 @@ class Redactor:
         known = {form for forms in self._groups.values() for form in forms}
         # longest first: a secret that holds another must go as a whole
         self._secrets = tuple(sorted(known, key=lambda form: (-len(form), form)))
+        self._like_uuids = tuple(form for form in self._secrets if _PART_OF_UUID.fullmatch(form))
+        self.revision += 1
 
     def text(self, text: str) -> str:
         """`text` without secrets."""
@@ -99,6 +106,13 @@ class Redactor:
             for pattern, replacement in _PATTERNS:
                 text = pattern.sub(replacement, text)
         return text
+
+    def is_harmless_uuid(self, text: str) -> bool:
+        """Whether `text` is a UUID in its usual spelling and holds no secret: it can be shown as
+        it is. Asked of the ids of every request, which no cache can hold."""
+        if not _is_uuid(text):
+            return False
+        return not self._like_uuids or all(secret not in text for secret in self._like_uuids)
 
     def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` without secrets. Values come back as JSON types."""

@@ -15,6 +15,7 @@ from typing import TextIO
 import pytest
 
 from aisix.telemetry import logs
+from aisix.telemetry.lines import LineHandler
 from aisix.telemetry.redaction import Redactor
 
 OWN = logging.getLogger("aisix.test")
@@ -308,7 +309,7 @@ def read_lines(descriptor: int) -> list[str]:
 
 def test_a_record_that_cannot_be_rendered_is_counted_not_raised():
     with logging_to() as out:
-        [handler] = [h for h in logging.getLogger().handlers if isinstance(h, logs.LineHandler)]
+        [handler] = [h for h in logging.getLogger().handlers if isinstance(h, LineHandler)]
 
         class Broken(logging.Formatter):
             def format(self, record: logging.LogRecord) -> str:
@@ -333,4 +334,4 @@ def test_a_process_without_standard_error_still_runs(monkeypatch):
     OWN.info("x")
     logs.reset()
     assert with_none.dropped == 0
-    with_none._stream.close()
+    with_none.stream.close()
