@@ -41,7 +41,7 @@ class LineHandler(logging.Handler):
         self.dropped = 0
         self.closed = False
         self.stream = stream
-        self._outlet = _Outlet(stream)
+        self._outlet = Outlet(stream)
         self._dropping = threading.Lock()
         self._on_dropped: Callable[[int], None] = _nobody
 
@@ -189,7 +189,7 @@ class BatchingHandler(LineHandler):
             self._closing.wait(_COALESCE_S)
 
 
-class _Outlet:
+class Outlet:
     """A stream that takes whole lines."""
 
     def __init__(self, stream: TextIO) -> None:
