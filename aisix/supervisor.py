@@ -20,6 +20,7 @@ from typing import Any
 
 from aisix.config import Config
 from aisix.lifecycle import Listener, StartRefused, bind_control, bind_shared
+from aisix.limits.shared import SharedTable
 from aisix.telemetry import logs
 from aisix.workers.data_process import serve_worker
 from aisix.workers.heritage import Heritage
@@ -79,6 +80,7 @@ def supervise(config: Config, workers: int) -> int:
         proxy_url=proxies[0].url,
         meeting=Meeting(),
         roster=Roster(workers),
+        limits=SharedTable.create(workers=workers),
     )
     # what is imported by now is shared by all children as long as nobody writes to it
     gc.collect()
@@ -231,6 +233,7 @@ class Supervisor:
             child.lifeline = None
         if child.worker is not None:
             self._heritage.roster.enter(child.worker, 0)
+            self._heritage.limits.reclaim(child.worker)
         if self._ending:
             self._clean = self._clean and status == 0
             return

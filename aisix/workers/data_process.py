@@ -13,7 +13,7 @@ import logging
 from aisix.app import Publisher, SystemClock, build_data
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.lifecycle import drain
-from aisix.limits.local import LocalBuckets
+from aisix.limits.shared import SharedBuckets
 from aisix.routing.health import Health
 from aisix.telemetry import logs
 from aisix.telemetry.metrics import PrometheusRecorder
@@ -47,7 +47,7 @@ async def serve_worker(heritage: Heritage, worker: int, lifeline: Lifeline) -> i
         health=health,
         recorder=recorder,
         tokens=tokens,
-        buckets=LocalBuckets(clock),
+        buckets=SharedBuckets(heritage.limits, worker=worker, clock=clock),
     )
 
     async def apply(snapshot: Snapshot) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from aisix.config import Config
 from aisix.lifecycle import Listener, Shutdown
+from aisix.limits.shared import SharedTable
 from aisix.telemetry import logs
 from aisix.workers.lifeline import Lifeline
 from aisix.workers.link import Meeting
@@ -32,6 +33,7 @@ class Heritage:
     proxy_url: str
     meeting: Meeting
     roster: Roster
+    limits: SharedTable
 
     def become_worker(self, worker: int) -> Listener:
         """Close what is not this worker's; its own listener."""

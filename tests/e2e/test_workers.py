@@ -108,6 +108,23 @@ def test_a_write_is_effective_in_every_worker_when_it_is_answered(tmp_path: Path
             assert statuses() == {401}
 
 
+def test_a_limit_holds_for_all_workers_together(tmp_path: Path) -> None:
+    with crowd(tmp_path, 4) as bench:
+        alias = bench.alias("gpt4o-prod", rate_limit={"rpm": 5})
+        assert sorted(asked_at_once(bench, alias, 30)) == [200] * 5 + [429] * 25
+
+
+def test_slots_of_killed_workers_are_free_again(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench, ExitStack() as wires:
+        alias = bench.alias("gpt4o-stall4", rate_limit={"concurrency": 3})
+        streams_under_way(bench, wires, 3, alias=alias)
+        assert bench.gateway.chat(alias).status == 429
+        for pid in worker_pids(bench.gateway):
+            kill(pid)
+        streams_under_way(bench, wires, 3, alias=alias)
+        assert bench.gateway.chat(alias).status == 429
+
+
 def test_one_token_is_fetched_for_all_workers(tmp_path: Path) -> None:
     secret = {
         "tenant_id": "11111111-2222-3333-4444-555555555555",
@@ -214,9 +231,9 @@ def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
 # ── the end ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def streams_under_way(bench: Stand, wires: ExitStack, count: int) -> list[Wire]:
+def streams_under_way(bench: Stand, wires: ExitStack, count: int, *, alias: str = "") -> list[Wire]:
     """Streams that have begun and wait for the simulator."""
-    alias = bench.alias("gpt4o-stall4")
+    alias = alias or bench.alias("gpt4o-stall4")
     streams = [wires.enter_context(Wire(bench.gateway.proxy)) for _ in range(count)]
     for stream in streams:
         stream.send(chat(alias, stream=True))
