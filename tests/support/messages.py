@@ -20,7 +20,7 @@ DEPARTED = "departed"
 
 
 class Seen(NamedTuple):
-    """One message; `end` is COMPLETE, COMING, DEPARTED, or status and words of what broke its body."""
+    """One message; `end` is COMPLETE, COMING, DEPARTED, or status and words of a broken body."""
 
     method: str
     target: str

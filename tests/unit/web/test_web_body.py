@@ -6,16 +6,8 @@ import asyncio
 
 import pytest
 
-from aisix.errors import BodyTooLarge, CallerDeparted
-from aisix.web.body import (
-    HIGH_WATER_BYTES,
-    SWALLOW_BYTES,
-    UNLIMITED_BYTES,
-    StreamedBody,
-    body_too_large,
-    is_framed,
-)
-from tests.support.builders import Headers
+from aisix.errors import BadRequest, BodyTooLarge, CallerDeparted
+from aisix.web.body import HIGH_WATER_BYTES, SWALLOW_BYTES, StreamedBody, body_too_large
 
 LIMIT = 1_000
 
@@ -24,6 +16,21 @@ async def turns(count: int = 5) -> None:
     """Let everything that can run do so."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+class Listener:
+    """Counts what a body tells its connection."""
+
+    def __init__(self, body: StreamedBody) -> None:
+        self.rooms = 0
+        self.wants = 0
+        body.connect(on_room=self._room, on_wanted=self._want)
+
+    def _room(self) -> None:
+        self.rooms += 1
+
+    def _want(self) -> None:
+        self.wants += 1
 
 
 def fed(*pieces: bytes, complete: bool = True) -> StreamedBody:
@@ -82,15 +89,44 @@ def test_a_body_is_complete_only_after_its_last_byte():
 async def test_nobody_wants_a_body_until_it_is_read():
     """A caller that waits for `100 Continue` is told to go on only then."""
     body = StreamedBody()
-    waiter = asyncio.ensure_future(body.until_decided())
+    listener = Listener(body)
+    body.feed(b"some")
     await turns()
-    states = [body.wanted]
-    assert not waiter.done()
+    states = [(body.wanted, listener.wants)]
     reader = asyncio.ensure_future(body.read_all(LIMIT))
-    await waiter
-    assert [*states, body.wanted] == [False, True]
+    await turns()
+    states.append((body.wanted, listener.wants))
     body.finish()
-    assert await reader == b""
+    assert await reader == b"some"
+    assert states == [(False, 0), (True, 1)]
+
+
+@pytest.mark.gen_test
+async def test_each_time_a_reader_waits_it_is_heard():
+    """The caller's patience begins anew with each wait, and only with a wait."""
+    body = fed(b"1", b"2", complete=False)
+    listener = Listener(body)
+    chunks = body.chunks()
+    heard = []
+    for expected in (b"1", b"2"):
+        assert await anext(chunks) == expected
+        heard.append(listener.wants)
+    for late in (b"3", b"4"):
+        waiting = asyncio.ensure_future(anext(chunks))
+        await turns()
+        heard.append(listener.wants)
+        body.feed(late)
+        assert await waiting == late
+    assert heard == [0, 0, 1, 2]
+    await chunks.aclose()
+
+
+@pytest.mark.gen_test
+async def test_a_body_that_is_there_makes_nobody_wait():
+    body = fed(b"all of it")
+    listener = Listener(body)
+    assert await body.read_all(LIMIT) == b"all of it"
+    assert (listener.wants, listener.rooms) == (0, 0)
 
 
 # ── the limit ───────────────────────────────────────────────────────────────────────────────────
@@ -118,116 +154,127 @@ async def test_zero_means_no_limit():
     assert len(await fed(b"x" * (LIMIT + 1)).read_all(0)) == LIMIT + 1
 
 
-# ── framing ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("headers", "framed"),
-    [
-        ({}, True),
-        ({"content-length": "0"}, True),
-        ({"content-length": "12"}, True),
-        ({"content-length": "12, 12"}, True),
-        ({"content-length": "12,13"}, False),
-        ({"content-length": ""}, False),
-        ({"content-length": "-1"}, False),
-        ({"content-length": "+1"}, False),
-        ({"content-length": "0x10"}, False),
-        ({"content-length": "\u0661"}, False),
-        ({"content-length": str(UNLIMITED_BYTES)}, True),
-        ({"content-length": str(UNLIMITED_BYTES + 1)}, False),
-        ({"content-length": "9" * 5_000}, False),
-        ({"transfer-encoding": "chunked"}, True),
-        ({"transfer-encoding": "Chunked"}, True),
-        ({"transfer-encoding": "gzip, chunked"}, False),
-        ({"transfer-encoding": "chunked", "content-length": "1"}, False),
-    ],
-    ids=lambda value: str(value)[:60],
-)
-def test_the_head_says_where_the_body_ends_or_it_does_not(headers: dict[str, str], framed: bool):
-    assert is_framed(Headers(headers)) is framed
-
-
 # ── backpressure ────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.gen_test
-async def test_below_the_mark_the_socket_is_read_on():
-    body = StreamedBody()
-    assert body.feed(b"x" * (HIGH_WATER_BYTES - 1)) is None
+@pytest.mark.parametrize(
+    ("size", "full"), [(HIGH_WATER_BYTES - 1, False), (HIGH_WATER_BYTES, True)]
+)
+def test_a_body_is_full_at_the_mark(size: int, full: bool):
+    assert fed(b"x" * size, complete=False).full is full
 
 
 @pytest.mark.gen_test
-async def test_at_the_mark_the_feeder_waits_until_a_piece_is_taken():
-    body = StreamedBody()
-    assert body.feed(b"a" * (HIGH_WATER_BYTES // 2)) is None
-    room = body.feed(b"b" * (HIGH_WATER_BYTES // 2))
-    assert room is not None
-    await turns()
-    assert not room.done()
+async def test_a_full_body_has_room_when_a_piece_is_taken():
+    body = fed(b"a" * (HIGH_WATER_BYTES // 2), b"b" * (HIGH_WATER_BYTES // 2), complete=False)
+    listener = Listener(body)
     chunks = body.chunks()
     await anext(chunks)
-    assert room.done()
+    assert (body.full, listener.rooms) == (False, 1)
+    await anext(chunks)
+    assert listener.rooms == 1, "said once"
     await chunks.aclose()
 
 
 @pytest.mark.gen_test
 async def test_there_is_no_room_while_more_than_the_mark_is_left():
-    body = StreamedBody()
-    body.feed(b"a")
-    room = body.feed(b"b" * HIGH_WATER_BYTES)
-    assert room is not None
+    body = fed(b"a", b"b" * HIGH_WATER_BYTES, complete=False)
+    listener = Listener(body)
     chunks = body.chunks()
     await anext(chunks)
-    assert not room.done()
+    assert (body.full, listener.rooms) == (True, 0)
     await anext(chunks)
-    assert room.done()
+    assert (body.full, listener.rooms) == (False, 1)
     await chunks.aclose()
 
 
 @pytest.mark.gen_test
-async def test_a_feeder_that_waits_may_be_cancelled_before_there_is_room():
-    body = StreamedBody()
-    room = body.feed(b"x" * HIGH_WATER_BYTES)
-    assert room is not None
-    room.cancel()
+async def test_whoever_reads_all_makes_room_while_it_does():
+    body = fed(b"x" * HIGH_WATER_BYTES, complete=False)
+    listener = Listener(body)
+    reader = asyncio.ensure_future(body.read_all(0))
+    await turns()
+    assert (body.full, listener.rooms) == (False, 1)
+    body.feed(b"y")
     body.finish()
-    assert len(await body.read_all(0)) == HIGH_WATER_BYTES
+    assert len(await reader) == HIGH_WATER_BYTES + 1
+
+
+@pytest.mark.gen_test
+async def test_nobody_is_asked_for_more_of_a_complete_body():
+    body = fed(b"x" * HIGH_WATER_BYTES)
+    listener = Listener(body)
+    assert [piece async for piece in body.chunks()] == [b"x" * HIGH_WATER_BYTES]
+    body.discard()
+    assert listener.rooms == 0
 
 
 # ── a body nobody wants ─────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.gen_test
-async def test_discarding_frees_what_is_held_and_lets_the_feeder_go_on():
-    body = StreamedBody()
-    room = body.feed(b"x" * HIGH_WATER_BYTES)
-    assert room is not None
+async def test_discarding_frees_what_is_held_and_lets_the_rest_come():
+    body = fed(b"x" * HIGH_WATER_BYTES, complete=False)
+    listener = Listener(body)
     body.discard()
-    assert room.done()
-    assert body.feed(b"x" * HIGH_WATER_BYTES) is None, "swallowed, not held"
+    assert (body.full, listener.rooms) == (False, 1)
+    body.feed(b"x" * HIGH_WATER_BYTES)
+    assert not body.full, "swallowed, not held"
     body.finish()
     assert await body.read_all(0) == b""
 
 
-@pytest.mark.gen_test
-async def test_an_unwanted_body_is_swallowed_up_to_its_bound_and_no_further():
-    body = StreamedBody()
-    body.feed(b"this was wanted and does not count")
+def test_an_unwanted_body_is_swallowed_up_to_its_bound_and_no_further():
+    body = fed(b"this was wanted and does not count", complete=False)
     body.discard()
     piece = b"x" * (1 << 20)
     for _ in range(SWALLOW_BYTES // len(piece)):
-        assert body.feed(piece) is None
-    with pytest.raises(BodyTooLarge):
-        body.feed(b"x")
+        body.feed(piece)
+    assert not body.flooded
+    body.feed(b"x")
+    assert body.flooded
+
+
+def test_discarding_twice_does_no_harm():
+    body = StreamedBody()
+    listener = Listener(body)
+    body.discard()
+    body.discard()
+    body.feed(b"x")
+    assert (body.full, body.flooded, listener.rooms) == (False, False, 1)
+
+
+# ── failure ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.gen_test
-async def test_discarding_twice_does_no_harm():
+async def test_a_reader_gets_what_came_before_a_failure():
+    body = fed(b"1", b"2", complete=False)
+    body.fail(BadRequest("broken"))
+    seen = []
+    with pytest.raises(BadRequest):
+        async for piece in body.chunks():
+            seen.append(piece)
+    assert (seen, body.failed, body.complete) == ([b"1", b"2"], True, False)
+
+
+@pytest.mark.gen_test
+async def test_a_reader_that_waits_is_told_of_a_failure():
     body = StreamedBody()
-    body.discard()
-    body.discard()
-    assert body.feed(b"x") is None
+    reader = asyncio.ensure_future(body.read_all(LIMIT))
+    await turns()
+    body.fail(BadRequest("broken"))
+    with pytest.raises(BadRequest):
+        await reader
+
+
+@pytest.mark.gen_test
+async def test_the_first_failure_is_the_one_that_is_told():
+    body = StreamedBody()
+    body.fail(BadRequest("broken"))
+    body.depart()
+    with pytest.raises(BadRequest):
+        await body.read_all(LIMIT)
 
 
 # ── departure ───────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aisix.web.framing import is_framed
+from aisix.web.framing import UNLIMITED_BYTES, is_framed
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,7 @@ from aisix.web.framing import is_framed
         {"Content-Length": "0"},
         {"Content-Length": "17"},
         {"Content-Length": "17, 17,17"},
+        {"Content-Length": str(UNLIMITED_BYTES)},
         {"Transfer-Encoding": "chunked"},
         {"Transfer-Encoding": "Chunked"},
     ],
@@ -33,6 +34,9 @@ def test_a_clear_head_is_framed(headers: dict[str, str]) -> None:
         {"Content-Length": "\u0661"},
         {"Content-Length": "17, 18"},
         {"Content-Length": "17,"},
+        {"Content-Length": "0x10"},
+        {"Content-Length": str(UNLIMITED_BYTES + 1)},
+        {"Content-Length": "9" * 5_000},
         {"Transfer-Encoding": "gzip"},
         {"Transfer-Encoding": "chunked, chunked"},
         {"Transfer-Encoding": "chunked", "Content-Length": "0"},
