@@ -157,10 +157,16 @@ def build_document(schemas: Schemas, *, version: str) -> dict[str, Any]:
 def _render(operation: Operation) -> dict[str, Any]:
     content: Schema = {"schema": _ref(operation.answer)} if operation.answer else {}
     good: dict[str, Any] = {"description": "Done.", "content": {operation.media: content}}
+    headers: dict[str, Any] = {}
     if operation.answer.endswith("Entry"):
-        good["headers"] = {
-            "ETag": {"description": "The revision, quoted.", "schema": {"type": "string"}}
+        headers["ETag"] = {"description": "The revision, quoted.", "schema": {"type": "string"}}
+    if operation.method != "GET":
+        headers["x-aisix-lagging-workers"] = {
+            "description": "Workers that did not confirm the write in time; absent when all did.",
+            "schema": {"type": "integer", "minimum": 1},
         }
+    if headers:
+        good["headers"] = headers
     statuses = operation.statuses if operation.public else (401, *operation.statuses, 500)
     rendered: dict[str, Any] = {
         "operationId": operation.name,
