@@ -44,12 +44,11 @@ def render_headers(
         if full_in_s < NEVER:
             headers[reset_name] = f"{ceil(full_in_s - TOLERANCE)}s"
     if slots:
-        least, limit, left = inf, 0, 0
+        least = (inf, 0, 0)
         for index, slot in enumerate(slots):
             free = slot.limit - decision.in_flight[index]
-            fraction = _fraction(free, slot.limit)
-            if fraction <= least:
-                least, limit, left = fraction, slot.limit, free
+            least = min(least, (_fraction(free, slot.limit), slot.limit, free))
+        _, limit, left = least
         headers["x-ratelimit-limit-concurrent"] = str(limit)
         headers["x-ratelimit-remaining-concurrent"] = str(max(0, left))
     return headers

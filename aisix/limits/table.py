@@ -23,6 +23,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Container
 from hashlib import blake2b
 from math import inf
@@ -70,7 +71,7 @@ class Place:
         self.at = NOWHERE
 
 
-class _Rows:
+class _Rows(ABC):
     """One open-addressing table. Everything here needs the lock."""
 
     def __init__(self, memory: mmap.mmap, start: int, *, entries: int, row: Struct) -> None:
@@ -112,13 +113,13 @@ class _Rows:
         self._memory[best : best + DIGEST_BYTES] = place.digest
         place.at = best
 
+    @abstractmethod
     def burden(self, at: int, now: float) -> float:
         """How much is lost with the row; 0 when it holds nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clear(self, at: int) -> None:
         """Let the row hold nothing."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -265,7 +266,7 @@ class SharedTable:
         try:
             os.ftruncate(fd, size)
             memory = mmap.mmap(fd, size)
-        except OSError:
+        except BaseException:
             os.close(fd)
             raise
         return cls(fd, memory, workers=workers, entries=entries)

@@ -1,7 +1,6 @@
 """The shared table under real processes: exact together, and whole whoever is killed, wherever.
 
-Children are forked, as workers are. They wait at a gate for each other and report over pipes; the
-order of everything that matters is fixed by reads that block, never by time.
+The order of everything that matters is fixed by reads that block, never by time.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import signal
 import struct
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 import pytest
 
@@ -27,6 +24,7 @@ from aisix.limits.buckets import Charge, Slot
 from aisix.limits.limiter import TokenBucketLimiter
 from aisix.limits.shared import SharedBuckets, SharedTable
 from aisix.limits.table import PROBE
+from tests.support.forked import Report, forked, together
 from tests.support.limited import COMPLETION, HandClock, make_exchange, run, tokens
 
 PROCESSES = 4
@@ -40,85 +38,6 @@ class RealClock:
     time = staticmethod(time.time)
 
 
-class Child:
-    """A forked process and what it reports."""
-
-    def __init__(self, work: Callable[[Callable[[bytes], Any]], None]) -> None:
-        reader, writer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(reader)
-            _run_and_exit(lambda: work(lambda report: os.write(writer, report)))
-        os.close(writer)
-        self.reports: BinaryIO = os.fdopen(reader, "rb", buffering=0)
-        self._status: int | None = None
-
-    def kill(self) -> None:
-        """SIGKILL; returns when the process is gone."""
-        if self._status is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            self.wait()
-
-    def wait(self) -> int:
-        """The exit status; below 0 for a signal."""
-        if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._status
-
-    def all(self) -> bytes:
-        """Everything it will have reported when it has ended, well."""
-        reports = self.reports.read()
-        assert self.wait() == 0
-        return reports
-
-
-def _run_and_exit(work: Callable[[], None]) -> NoReturn:
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-@contextmanager
-def forked(work: Callable[[Callable[[bytes], Any]], None]) -> Iterator[Child]:
-    child = Child(work)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.reports.close()
-
-
-@contextmanager
-def together(
-    work: Callable[[int, Callable[[bytes], Any]], None], *, count: int = PROCESSES
-) -> Iterator[list[Child]]:
-    """Children with numbers that all begin when all are there."""
-    gate, opener = os.pipe()
-
-    def begin(number: int, report: Callable[[bytes], Any]) -> None:
-        os.close(opener)
-        report(b"!")
-        os.read(gate, 1)
-        work(number, report)
-
-    with ExitStack() as stack:
-        children = [
-            stack.enter_context(forked(lambda report, number=number: begin(number, report)))
-            for number in range(count)
-        ]
-        for child in children:
-            assert child.reports.read(1) == b"!"
-        os.close(gate)
-        os.close(opener)
-        yield children
-
-
 @pytest.fixture
 def table() -> Iterator[SharedTable]:
     made = SharedTable.create(workers=PROCESSES + 1, entries=256)
@@ -128,7 +47,7 @@ def table() -> Iterator[SharedTable]:
 
 @pytest.mark.parametrize("limits", [{"rpm": 5}, {"tpm": 5}, {"rpm": 5, "tpm": 5, "rpd": 5}])
 def test_four_processes_against_a_limit_of_five_admit_exactly_five(table, limits):
-    def attempt(number: int, report: Callable[[bytes], Any]) -> None:
+    def attempt(number: int, report: Report) -> None:
         store = SharedBuckets(table, worker=number, clock=RealClock())
         limiter = TokenBucketLimiter(store, assumed_output_tokens=1)
         policy = LimitPolicy(**limits)
@@ -140,14 +59,14 @@ def test_four_processes_against_a_limit_of_five_admit_exactly_five(table, limits
             except LimitExceeded:
                 report(b"-")
 
-    with together(attempt) as children:
+    with together(attempt, count=PROCESSES) as children:
         outcomes = b"".join(child.all() for child in children)
     assert outcomes.count(b"+") == 5
     assert outcomes.count(b"-") == 4 * 300 - 5
 
 
 def test_what_processes_spend_adds_up(table):
-    def spend(number: int, _report: Callable[[bytes], Any]) -> None:
+    def spend(number: int, _report: Report) -> None:
         store = SharedBuckets(table, worker=number, clock=HandClock())
         for turn in range(500):
             charges = [Charge("all", 60.0, CAPACITY, 3), Charge(f"own{number}", 60.0, CAPACITY, 1)]
@@ -155,7 +74,7 @@ def test_what_processes_spend_adds_up(table):
             if turn % 2:
                 store.give_back([Charge("all", 60.0, CAPACITY, -1)], [Slot("s", CAPACITY)], "")
 
-    with together(spend) as children:
+    with together(spend, count=PROCESSES) as children:
         for child in children:
             child.all()
     store = SharedBuckets(table, worker=PROCESSES, clock=HandClock())
@@ -169,7 +88,7 @@ def test_what_processes_spend_adds_up(table):
 def test_a_concurrency_limit_holds_across_processes(table):
     slots = [Slot("s", 2)]
 
-    def enter_and_leave(number: int, report: Callable[[bytes], Any]) -> None:
+    def enter_and_leave(number: int, report: Report) -> None:
         store = SharedBuckets(table, worker=number, clock=RealClock())
         for _ in range(2000):
             decision = run(store.take([], slots))
@@ -181,7 +100,7 @@ def test_a_concurrency_limit_holds_across_processes(table):
                 store.give_back([], slots, "")
                 report(struct.pack("=qq", entered, left))
 
-    with together(enter_and_leave) as children:
+    with together(enter_and_leave, count=PROCESSES) as children:
         stays = [pair for child in children for pair in struct.iter_unpack("=qq", child.all())]
     moves = sorted([(left, -1) for _, left in stays] + [(entered, 1) for entered, _ in stays])
     inside = most = 0
@@ -196,7 +115,7 @@ def test_a_concurrency_limit_holds_across_processes(table):
 class StopsInside(HandClock):
     """A clock that never answers: it is asked inside the critical section."""
 
-    def __init__(self, report: Callable[[bytes], Any]) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
 
@@ -219,7 +138,7 @@ def is_locked(table: SharedTable) -> bool:
 def test_a_process_killed_inside_a_decision_frees_the_lock(table):
     charge = Charge("a", 60.0, 1, 1)
 
-    def hang(report: Callable[[bytes], Any]) -> None:
+    def hang(report: Report) -> None:
         run(SharedBuckets(table, worker=1, clock=StopsInside(report)).take([charge], []))
 
     store = SharedBuckets(table, worker=0, clock=HandClock())
@@ -234,12 +153,12 @@ def test_a_process_killed_inside_a_decision_frees_the_lock(table):
 def test_a_decision_waits_for_the_one_before_it(table):
     """The waiter is let in by the death of the holder, by nothing else."""
 
-    def hang(report: Callable[[bytes], Any]) -> None:
+    def hang(report: Report) -> None:
         run(SharedBuckets(table, worker=1, clock=StopsInside(report)).take([], []))
 
     store = SharedBuckets(table, worker=2, clock=HandClock())
 
-    def wait(report: Callable[[bytes], Any]) -> None:
+    def wait(report: Report) -> None:
         report(b"?")
         run(store.take([Charge("a", 60.0, 1, 1)], []))
         report(b"!")
@@ -256,10 +175,10 @@ def test_a_decision_waits_for_the_one_before_it(table):
 
 
 def test_a_child_that_closes_its_copy_does_not_free_the_lock_of_another(table):
-    def close(_report: Callable[[bytes], Any]) -> None:
+    def close(_report: Report) -> None:
         table.close()
 
-    def look(report: Callable[[bytes], Any]) -> None:
+    def look(report: Report) -> None:
         report(b"locked" if is_locked(table) else b"free")
 
     table.lock()
@@ -275,7 +194,7 @@ def test_a_child_that_closes_its_copy_does_not_free_the_lock_of_another(table):
 def test_the_slots_of_a_killed_process_come_back_when_it_is_reclaimed(table):
     slots = [Slot("s", 3)]
 
-    def hold(report: Callable[[bytes], Any]) -> None:
+    def hold(report: Report) -> None:
         store = SharedBuckets(table, worker=1, clock=HandClock())
         run(store.take([], slots))
         run(store.take([], slots))
@@ -336,7 +255,7 @@ def test_a_process_killed_at_any_line_leaves_every_bucket_whole(others, later_s)
         before = 4.0 - later_s / 6.0
 
         def work(
-            _report: Callable[[bytes], Any],
+            _report: Report,
             table: SharedTable = table,
             line: int = line,
             now: float = clock.now,
@@ -381,7 +300,7 @@ def test_fifty_processes_killed_at_random_leave_an_exact_table(table):
     slots = [Slot("s", CAPACITY)]
     store = SharedBuckets(table, worker=0, clock=HandClock())
 
-    def take_for_ever(report: Callable[[bytes], Any]) -> None:
+    def take_for_ever(report: Report) -> None:
         mine = SharedBuckets(table, worker=1, clock=HandClock())
         while True:
             run(mine.take(charges, slots))

@@ -89,5 +89,7 @@ def test_concurrency_shows_the_tighter_of_key_and_model():
         "x-ratelimit-limit-concurrent": "4",
         "x-ratelimit-remaining-concurrent": "1",
     }
+    alike = render_headers([], slots, Decision(True, (), (5, 2)))
+    assert alike["x-ratelimit-limit-concurrent"] == "4"
     lowered = render_headers([], slots, Decision(False, (), (5, 9)))
     assert lowered["x-ratelimit-remaining-concurrent"] == "0"

@@ -5,6 +5,7 @@ What its stores decide: tests/contract. Real processes: tests/integration.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,21 @@ def test_the_largest_table_of_workers_keeps_their_counts_apart(clock):
     made.reclaim(MAX_WORKERS - 1)
     assert run(stores[0].take([], [Slot("s", 9)])).in_flight == (3,)
     made.close()
+
+
+def test_a_table_beyond_all_memory_is_refused_and_leaves_no_file_open():
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError):
+        SharedTable.create(workers=2, entries=2**50)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_table_leaves_no_file_open(clock):
+    before = set(os.listdir("/proc/self/fd"))
+    made = SharedTable.create(workers=2)
+    run(SharedBuckets(made, worker=0, clock=clock).take([charge("a")], [Slot("s", 1)]))
+    made.close()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_closing_twice_is_closing_once():
