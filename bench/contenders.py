@@ -40,6 +40,10 @@ class Unavailable(Exception):
     """A contender that cannot take part; the text is the reason."""
 
 
+class StartFailed(Exception):
+    """A contender that should take part and does not start; the text is what it said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cpus:
     """Which CPUs are whose. On two CPUs: one for the contender, one for everything else."""
@@ -97,7 +101,7 @@ class Contender(Protocol):
         """Why it cannot take part; None when it can."""
 
     def start(self, site: Site, scenario: Scenario) -> AbstractContextManager[Running]:
-        """Run it for a scenario. Raises Unavailable."""
+        """Run it for a scenario. Raises Unavailable, StartFailed."""
 
 
 def cpus(allowed: Sequence[int]) -> Cpus:
@@ -152,7 +156,7 @@ def process(
 
 
 def wait_answer(running: subprocess.Popen[bytes], url: str, *, log: Path, authority: Path) -> None:
-    """Until the program gives any HTTP answer. Raises Unavailable with the end of its log."""
+    """Until the program gives any HTTP answer. Raises StartFailed with the end of its log."""
     trust = ssl.create_default_context(cafile=authority)
     request = urllib.request.Request(url, data=b"{}", headers={"Connection": "close"})
     deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -166,7 +170,7 @@ def wait_answer(running: subprocess.Popen[bytes], url: str, *, log: Path, author
         except OSError:
             time.sleep(0.005)
     tail = log.read_text(errors="replace").strip()[-400:]
-    raise Unavailable(f"it did not start: {tail}")
+    raise StartFailed(f"it did not start: {tail}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _ALL: tuple[Contender, ...] = (
 )
 FIELD: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}
 # what must be measured without a failed request, or the run has failed
-OURS = ("direct", "static", "baseline", "gateway")
+OURS = tuple(c.name for c in _ALL if isinstance(c, Direct | StaticJson | StockBaseline | Gateway))
 
 
 def wanted_peers(asked: Sequence[str]) -> set[str]:

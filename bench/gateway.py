@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from bench import proc
@@ -22,6 +24,7 @@ from bench.contenders import (
     MOCK_KEY,
     Running,
     Site,
+    StartFailed,
     Unavailable,
     free_port,
     process,
@@ -56,8 +59,7 @@ class Gateway:
     def start(self, site: Site, scenario: Scenario) -> Iterator[Running]:
         """`server.py` with its resources. Raises Unavailable when it has no workers to offer."""
         ports = {"proxy": free_port(), "admin": free_port(), "metrics": free_port()}
-        folder = site.folder / f"{self.name}-{ports['proxy']}"
-        folder.mkdir()
+        folder = Path(mkdtemp(prefix=self.name, dir=site.folder))
         log = folder / "gateway.log"
         words = [sys.executable, "server.py", "--config", "config/config.yaml"]
         cpus = site.cpus.workers if self.workers > 1 else site.cpus.contender
@@ -136,11 +138,11 @@ class Admin:
         self._connection.close()
 
     def create(self, kind: str, body: Mapping[str, Any]) -> str:
-        """A resource; its id. Raises Unavailable with the answer when it is refused."""
+        """A resource; its id. Raises StartFailed with the answer when it is refused."""
         return self._send("POST", f"/admin/v1/{kind}", body)
 
     def replace(self, kind: str, id_: str, body: Mapping[str, Any]) -> None:
-        """Another value for a resource. Raises Unavailable."""
+        """Another value for a resource. Raises StartFailed."""
         self._send("PUT", f"/admin/v1/{kind}/{id_}", body)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any]) -> str:
@@ -149,7 +151,7 @@ class Admin:
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status != http.client.OK:
-            raise Unavailable(f"{method} {path}: {answer.status} {text[:300]!r}")
+            raise StartFailed(f"{method} {path}: {answer.status} {text[:300]!r}")
         return str(json.loads(text)["id"])
 
 

@@ -136,7 +136,8 @@ class LoadGenerator:
         answered = figures["ok"] + figures["refused"]
         if figures["err"] or not answered or len(samples) != 2:
             errors = {name: number for name, number in figures["errors"].items() if number}
-            raise VoidWindow(f"{figures['err']} failed of {answered + figures['err']}: {errors}")
+            failed = f"{figures['err']} failed of {answered + figures['err']}: {errors}"
+            raise VoidWindow(failed if figures["err"] else "no answer within the window")
         numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float)}
         return {**numbers, "sampled": samples[1] - samples[0]}
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from bench import client, proc
-from bench.contenders import WARM_UP_STREAM, Contender, Running, Site, Unavailable
+from bench.contenders import WARM_UP_STREAM, Contender, Running, Site, StartFailed, Unavailable
 from bench.field import started
 from bench.load import LoadGenerator, VoidWindow, settle
 from bench.results import Outcome, slope_per_hour
@@ -174,6 +174,17 @@ def soak(bench: Bench, scenario: Scenario, running: Running) -> Reading:
     )
 
 
+def _first_use(scenario: Scenario, running: Running) -> None:
+    """One request: some load half of their code only then."""
+    if scenario.keys == 1:
+        client.post(running.target(scenario.deployment), scenario)
+
+
+def _void(outcome: Outcome, name: str, reason: Exception) -> None:
+    outcome.void.setdefault(name, []).append(str(reason))
+    print(f"  {outcome.title}: {name}: void: {reason}", file=sys.stderr, flush=True)
+
+
 def _warm_up(bench: Bench, scenario: Scenario, running: Running, *, connections: int) -> None:
     """A second of paced streams and short answers, so that all code is loaded."""
     for deployment, chunks in (("echo", 0), ("n50-d5000", 50)):
@@ -230,11 +241,13 @@ def _side_by_side(
         field_: dict[str, Running] = {}
         for contender in present:
             try:
-                field_[contender.name] = stack.enter_context(
-                    started(contender, bench.site, scenario)
-                )
+                running = stack.enter_context(started(contender, bench.site, scenario))
+                _first_use(scenario, running)
+                field_[contender.name] = running
             except Unavailable as reason:
                 outcome.skipped[contender.name] = str(reason)
+            except (StartFailed, VoidWindow) as reason:
+                _void(outcome, contender.name, reason)
         for _ in range(bench.settings.rounds):
             for name, running in field_.items():
                 _attempt(bench, scenario, running, measurement, name, outcome)
@@ -257,6 +270,8 @@ def _fresh(
                     _attempt(bench, scenario, running, measurement, contender.name, outcome)
             except Unavailable as reason:
                 outcome.skipped[contender.name] = str(reason)
+            except StartFailed as reason:
+                _void(outcome, contender.name, reason)
 
 
 def _attempt(
@@ -270,8 +285,7 @@ def _attempt(
     try:
         reading = measurement(bench, scenario, running)
     except VoidWindow as reason:
-        outcome.void.setdefault(name, []).append(str(reason))
-        print(f"  {scenario.id}: {name}: void: {reason}", file=sys.stderr, flush=True)
+        _void(outcome, name, reason)
         return
     outcome.rounds[name].append(reading.figures)
     if reading.series:

