@@ -227,6 +227,17 @@ CATALOGUE: tuple[MetricRow, ...] = (
     ),
     # ── process ──
     _gauge("aisix_build_info", ("version", "python"), "Always 1; the labels say what runs."),
+    _gauge("aisix_workers", (), "Processes that serve requests now."),
+    _counter(
+        "aisix_worker_restarts_total",
+        (),
+        "Workers that ended unasked and were replaced.",
+    ),
+    _counter(
+        "aisix_lagging_workers_total",
+        (),
+        "Workers that did not take over an admin write in time and were replaced.",
+    ),
     _gauge(
         "aisix_config_applied_revision",
         (),
