@@ -8,7 +8,7 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-from bench.load import SDK_HEADERS, Target, VoidWindow, request_body
+from bench.load import Target, VoidWindow, request_body
 from bench.scenarios import Scenario
 
 _TIMEOUT_S = 120.0
@@ -28,8 +28,7 @@ def open_stream(target: Target, scenario: Scenario) -> http.client.HTTPResponse:
     connection.sock.settimeout(_TIMEOUT_S)
     connection.sock.connect((parts.hostname, parts.port))
     body = request_body(target.model, chunks=scenario.chunks, body_bytes=scenario.body_bytes)
-    headers = dict((*target.headers, *SDK_HEADERS))
-    headers |= {"Content-Type": "application/json", "Connection": "close"}
+    headers = target.all_headers() | {"Content-Type": "application/json", "Connection": "close"}
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request("POST", path, body, headers)

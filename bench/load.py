@@ -46,11 +46,18 @@ class VoidWindow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one contender is called and how: the URL, headers of its own, the model's name."""
+    """Where one contender is called and how: the URL, the model's name, headers of its own.
+
+    Its headers replace those of the SDK that have the same name.
+    """
 
     url: str
     model: str
     headers: tuple[tuple[str, str], ...] = ()
+
+    def all_headers(self) -> dict[str, str]:
+        """The SDK's headers and its own."""
+        return {**dict(SDK_HEADERS), **dict(self.headers)}
 
 
 def compile_tools() -> None:
@@ -92,7 +99,7 @@ def request_body(model: str, *, chunks: int = 0, body_bytes: int = 0) -> bytes:
 def command(target: Target, scenario: Scenario, body: Path) -> list[str]:
     """The load generator's command for this scenario, without its times."""
     words = [str(BIN / "lg"), "-u", target.url, "-c", str(scenario.connections), "-B", str(body)]
-    for name, value in (*target.headers, *SDK_HEADERS):
+    for name, value in target.all_headers().items():
         words += ["-H", f"{name}: {value}"]
     if scenario.chunks:
         words += ["-s", str(scenario.chunks)]

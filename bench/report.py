@@ -65,6 +65,7 @@ COLUMNS = (
     Column("ready s", _median("ready_s"), 2),
     Column("idle RSS MB", _median("idle_rss_mb"), 0),
     Column("idle PSS MB", _median("idle_pss_mb"), 0),
+    Column("largest process MB", _median("process_rss_mb"), 0),
     Column("answers", _median("answers"), 0),
     Column("streams", _median("streams"), 0),
     Column("growth MB", _median("growth_mb"), 1),

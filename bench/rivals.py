@@ -170,10 +170,11 @@ class LiteLLM:
         words = [str(peers.LITELLM.program("litellm")), "--config", str(config)]
         words += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
         env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-        key = (("Authorization", f"Bearer {_LITELLM_KEY}"),)
+        # it would compress for an SDK that takes gzip; the load generator cannot read that
+        headers = (("Authorization", f"Bearer {_LITELLM_KEY}"), ("Accept-Encoding", "identity"))
 
         def target(deployment: str) -> Target:
-            return Target(f"http://127.0.0.1:{port}/v1/chat/completions", deployment, key)
+            return Target(f"http://127.0.0.1:{port}/v1/chat/completions", deployment, headers)
 
         return serve(words, target, site=site, name=self.name, env=env)
 

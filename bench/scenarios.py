@@ -73,7 +73,7 @@ SCENARIOS = (
         "start",
         "start to first answer",
         Measure.START,
-        contenders=EVERYONE[1:],
+        contenders=(*EVERYONE[1:], "gateway-2"),
         quick=True,
     ),
     Scenario("echo-c1", "echo, c=1", connections=1, quick=True),
