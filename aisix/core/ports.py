@@ -90,19 +90,37 @@ class Deadlines:
     total_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamCall:
-    """One HTTP request to an upstream. `body` is bytes, or a source that can be sent only once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class UpstreamTarget:
+    """What all calls to one operation of one deployment have in common; compared by identity.
+
+    A transport keeps what it has prepared for a target, so makers hand in the same object again
+    and again, and a new one for whatever differs: a changed credential is another target.
+    `streaming` says that answers come bit by bit and are to be handed over as they come.
+    """
 
     method: str
     url: str = field(repr=False)
-    headers: Sequence[tuple[str, str]] = field(repr=False)
+    headers: Sequence[tuple[str, str]] = field(repr=False, default=())
+    streaming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCall:
+    """One HTTP request to a target. `headers` are this call's own, beside the target's; `body` is
+    bytes, or a source that can be sent only once."""
+
+    target: UpstreamTarget
+    headers: Sequence[tuple[str, str]] = field(repr=False, default=())
     body: bytes | AsyncIterator[bytes] = field(repr=False, default=b"")
     deadlines: Deadlines = Deadlines()
 
 
 class UpstreamAnswer(Protocol):
-    """An answer whose head has arrived. The body is pulled; not pulling holds the upstream back."""
+    """An answer whose head has arrived. The body is pulled; not pulling holds the upstream back.
+
+    A short answer to a call that does not stream may be held until it is whole.
+    """
 
     status: int
     headers: Mapping[str, str]

@@ -19,7 +19,23 @@ HIGH_WATER_BYTES = 64 * 1024
 
 
 class BodyBuffer:
-    """Bytes on their way from one producer to one reader."""
+    """Bytes on their way from one producer to one reader.
+
+    `size` is what waits for the reader, `peak` the most that ever waited, both in bytes; `held`
+    tells whether the producer was refused and waits to be resumed.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_high_water_bytes",
+        "_pieces",
+        "_reader",
+        "_resume",
+        "held",
+        "peak",
+        "size",
+    )
 
     def __init__(
         self, resume: Callable[[], None], *, high_water_bytes: int = HIGH_WATER_BYTES
@@ -31,11 +47,8 @@ class BodyBuffer:
         self._error: BaseException | None = None
         self._reader: asyncio.Future[None] | None = None
         self.size = 0
-        """Bytes that wait for the reader."""
         self.peak = 0
-        """The most that ever waited."""
         self.held = False
-        """Whether the producer was refused and waits to be resumed."""
 
     def offer(self, piece: bytes) -> bool:
         """Take `piece`, or refuse all of it: then the producer must wait until resumed.
@@ -73,13 +86,23 @@ class BodyBuffer:
                     raise self._error
                 return b""
             await self._arrival()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self.size = 0
+        data = self.take()
         if self.held:
             # cleared first: the producer may offer again, and be refused, inside the call
             self.held = False
             self._resume()
+        return data
+
+    @property
+    def complete(self) -> bool:
+        """Whether the proper end has been seen: what waits is all that is left."""
+        return self._ended and self._error is None
+
+    def take(self) -> bytes:
+        """All that waits, b"" when nothing does; a held producer stays held."""
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self.size = 0
         return data
 
     async def _arrival(self) -> None:

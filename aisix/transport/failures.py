@@ -53,7 +53,7 @@ _UNREADABLE_TEXTS = ("chunk hex-length", "chunked-enco", "response headers")
 
 def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> UpstreamFailed:
     """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived."""
-    detail = f"curl {code}: {text} [{_place(call.url)}]"
+    detail = f"curl {code}: {text} [{_place(call.target.url)}]"
     if code == pycurl.E_OPERATION_TIMEDOUT:  # the only timeout that libcurl keeps for us
         return timed_out("connect", call.deadlines.connect_s, call)
     if code == pycurl.E_URL_MALFORMAT:
@@ -71,7 +71,7 @@ def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> Upst
 def unanswered(call: UpstreamCall) -> UpstreamUnreachable:
     """A connection that ended properly, but before a whole head."""
     return UpstreamUnreachable(
-        UNANSWERED, detail=f"the connection ended inside the head [{_place(call.url)}]"
+        UNANSWERED, detail=f"the connection ended inside the head [{_place(call.target.url)}]"
     )
 
 
@@ -80,7 +80,7 @@ def timed_out(phase: str, seconds: float, call: UpstreamCall) -> UpstreamTimeout
     return UpstreamTimeout(
         f"upstream request timed out after {round(seconds * 1000)}ms",
         phase=phase,
-        detail=f"{phase} deadline of {seconds:g} s passed [{_place(call.url)}]",
+        detail=f"{phase} deadline of {seconds:g} s passed [{_place(call.target.url)}]",
     )
 
 

@@ -13,7 +13,8 @@ An answer is written down in steps:
     )
     ...
     await transport.until(lambda: transport.closed == 1)
-    assert transport.closed_early == 1 and transport.calls[0].url.endswith("/chat/completions")
+    assert transport.closed_early == 1
+    assert transport.calls[0].target.url.endswith("/chat/completions")
 
 Scripted answers are used in order, one per `open`; after them `respond(call)` is asked. The call's
 deadlines hold as they do on the wire, in real seconds and only while a step is silent.

@@ -1,35 +1,37 @@
-"""From an `UpstreamCall` to the options of one easy handle. Pure but for the handle it fills.
+"""From a target and a call to the options of an easy handle. Pure but for the handle it fills.
 
-What goes out is exactly what the call says: libcurl's own Accept, Content-Type, Expect and
+What goes out is exactly what target and call say: libcurl's own Accept, Content-Type, Expect and
 User-Agent are taken away, redirects, cookies, netrc, proxies and decompression are off. Two headers
-are added when the call has none: `User-Agent`, and `Accept-Encoding: identity`. Headers that frame
-the body are libcurl's alone, because it knows what it sends.
+are added when there are none: `User-Agent`, and `Accept-Encoding: identity`. Headers that frame the
+body are libcurl's alone, because it knows what it sends.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from urllib.parse import urlsplit
 
 import pycurl
 
-from aisix.core.ports import UpstreamCall
+from aisix.core.ports import UpstreamTarget
 from aisix.transport.failures import misconfigured
-from aisix.transport.upload import Upload
 
 _FRAMING = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
 _LIBCURLS_OWN = ("Accept", "Content-Type", "Expect")
+_SPECIAL = _FRAMING | {"accept", "accept-encoding", "content-type", "user-agent"}
+"""Names that change which lines are added, taken away or left out."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _FOR_EVER_MS = 2**31 - 1
-_MAX_IDLE_S = 118
-"""Connections idle for longer are not used again: Azure's front door closes them at 120 s."""
 _MAX_LIFETIME_S = 600
-"""Nor are older ones, however busy: a moved host name is noticed within this time."""
+"""Connections older than this are not used again, however busy: a moved host name is noticed
+within this time."""
+
+Headers = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,41 +44,34 @@ class Wire:
     ca_file: str | None = None
     verify: bool = True
     tcp_keepalive_s: int = 60
+    keep_connections: bool = True
+    max_idle_s: float = 90.0
+    """Connections idle for longer are not used again; 0 = however long."""
 
 
-def prepare(curl: pycurl.Curl, call: UpstreamCall, wire: Wire) -> None:
-    """Set every option but the callbacks and the body. Raises UpstreamMisconfigured."""
-    curl.setopt(pycurl.HTTPHEADER, header_lines(call.headers, user_agent=wire.user_agent))
-    curl.setopt(pycurl.URL, _checked_url(call.url))
-    curl.setopt(pycurl.PATH_AS_IS, 1)
-    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-    curl.setopt(pycurl.FOLLOWLOCATION, 0)
-    curl.setopt(pycurl.PROXY, "")  # the empty string also turns the environment's proxies off
-    curl.setopt(pycurl.NOPROXY, "*")
-    curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
-    curl.setopt(pycurl.HTTP09_ALLOWED, 0)
-    curl.setopt(pycurl.NOSIGNAL, 1)
-    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(call.deadlines.connect_s))
-    _set_connection(curl, wire)
+@dataclass(frozen=True, slots=True)
+class PreparedTarget:
+    """A target that was checked, with its header lines in libcurl's form."""
+
+    target: UpstreamTarget
+    user_agent: str
+    _lines: list[bytes] = field(repr=False)
+
+    @classmethod
+    def of(cls, target: UpstreamTarget, *, user_agent: str) -> PreparedTarget:
+        """Check `target`. Raises UpstreamMisconfigured."""
+        _check_url(target.url)
+        return cls(target, user_agent, header_lines(target.headers, user_agent=user_agent))
+
+    def lines(self, headers: Headers) -> list[bytes]:
+        """All header lines of a call with `headers` of its own. Raises UpstreamMisconfigured."""
+        if any(name.lower() in _SPECIAL for name, _ in headers):
+            both = [*self.target.headers, *headers]
+            return header_lines(both, user_agent=self.user_agent)
+        return [*self._lines, *(_line(name, value) for name, value in headers)]
 
 
-def set_body(curl: pycurl.Curl, call: UpstreamCall, upload: Upload | None) -> None:
-    """Set method and body. Bytes are framed by their length; an upload is chunked."""
-    body = call.body
-    if upload is not None:
-        curl.setopt(pycurl.POST, 1)
-        curl.setopt(pycurl.POSTFIELDSIZE_LARGE, -1)
-        curl.setopt(pycurl.READFUNCTION, upload.read)
-    elif body or call.method == "POST":
-        curl.setopt(pycurl.POSTFIELDS, body)
-    elif call.method == "HEAD":
-        curl.setopt(pycurl.NOBODY, 1)
-        return
-    if not (call.method == "GET" and body == b""):
-        curl.setopt(pycurl.CUSTOMREQUEST, call.method)
-
-
-def header_lines(headers: Sequence[tuple[str, str]], *, user_agent: str) -> list[bytes]:
+def header_lines(headers: Headers, *, user_agent: str) -> list[bytes]:
     """Header lines in libcurl's form: `Name;` is an empty value, `Name:` takes its own away.
 
     Raises UpstreamMisconfigured for what could break out of its line; the text echoes nothing.
@@ -84,25 +79,30 @@ def header_lines(headers: Sequence[tuple[str, str]], *, user_agent: str) -> list
     lines: list[bytes] = []
     given: set[str] = set()
     for name, value in headers:
-        if not _NAME.fullmatch(name):
-            raise misconfigured("a header name is not valid")
-        if not _VALUE.fullmatch(value):
-            raise misconfigured("a header value holds a character that HTTP does not allow")
+        line = _line(name, value)
         lower = name.lower()
-        if lower in _FRAMING:
-            continue
-        given.add(lower)
-        text = value.strip(" \t")
-        lines.append((f"{name}: {text}" if text else f"{name};").encode("latin-1"))
+        if lower not in _FRAMING:
+            given.add(lower)
+            lines.append(line)
     for name, value in (("User-Agent", user_agent), ("Accept-Encoding", "identity")):
         if name.lower() not in given:
-            lines.append(f"{name}: {value}".encode("latin-1"))
+            lines.append(_line(name, value))
     lines.extend(f"{name}:".encode() for name in _LIBCURLS_OWN if name.lower() not in given)
     return lines
 
 
-def _checked_url(url: str) -> str:
-    """`url` when it is plain ASCII with an http scheme and a host; libcurl checks the rest."""
+def _line(name: str, value: str) -> bytes:
+    if not _NAME.fullmatch(name):
+        raise misconfigured("a header name is not valid")
+    if not _VALUE.fullmatch(value):
+        raise misconfigured("a header value holds a character that HTTP does not allow")
+    text = value.strip(" \t")
+    return (f"{name}: {text}" if text else f"{name};").encode("latin-1")
+
+
+def _check_url(url: str) -> None:
+    """Raises UpstreamMisconfigured unless `url` is plain ASCII with an http scheme and a host;
+    libcurl checks the rest."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -111,7 +111,44 @@ def _checked_url(url: str) -> str:
         raise misconfigured("the upstream address must begin with http:// or https:// and a host")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise misconfigured("the upstream address holds a character that URLs do not allow")
-    return url
+
+
+def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
+    """Set what is the same for all calls to `target`: everything but headers, body, deadlines and
+    callbacks."""
+    curl.setopt(pycurl.URL, target.url)
+    curl.setopt(pycurl.PATH_AS_IS, 1)
+    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    curl.setopt(pycurl.FOLLOWLOCATION, 0)
+    curl.setopt(pycurl.PROXY, "")  # the empty string also turns the environment's proxies off
+    curl.setopt(pycurl.NOPROXY, "*")
+    curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
+    curl.setopt(pycurl.HTTP09_ALLOWED, 0)
+    curl.setopt(pycurl.NOSIGNAL, 1)
+    _set_connection(curl, wire)
+    if target.method == "HEAD":
+        curl.setopt(pycurl.NOBODY, 1)
+
+
+def set_body(curl: pycurl.Curl, method: str, body: bytes) -> None:
+    """Set a body of known length, and the method unless libcurl sends it by itself."""
+    if body or method == "POST":
+        curl.setopt(pycurl.POSTFIELDS, body)
+    if method not in {"POST", "HEAD"} and (body or method != "GET"):
+        curl.setopt(pycurl.CUSTOMREQUEST, method)
+
+
+def set_upload(curl: pycurl.Curl, method: str, read: Callable[[int], bytes | int]) -> None:
+    """Set a body that libcurl pulls by `read`; its length is not known, so it is chunked."""
+    curl.setopt(pycurl.POST, 1)
+    curl.setopt(pycurl.POSTFIELDSIZE_LARGE, -1)
+    curl.setopt(pycurl.READFUNCTION, read)
+    curl.setopt(pycurl.CUSTOMREQUEST, method)
+
+
+def milliseconds(seconds: float) -> int:
+    """libcurl's own default hides behind 0, so "none" is a very long time."""
+    return min(ceil(seconds * 1000), _FOR_EVER_MS) if seconds > 0 else _FOR_EVER_MS
 
 
 def _set_connection(curl: pycurl.Curl, wire: Wire) -> None:
@@ -120,8 +157,10 @@ def _set_connection(curl: pycurl.Curl, wire: Wire) -> None:
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.TCP_KEEPIDLE, wire.tcp_keepalive_s)
         curl.setopt(pycurl.TCP_KEEPINTVL, wire.tcp_keepalive_s)
-    curl.setopt(pycurl.MAXAGE_CONN, _MAX_IDLE_S)
+    curl.setopt(pycurl.MAXAGE_CONN, ceil(wire.max_idle_s))
     curl.setopt(pycurl.MAXLIFETIME_CONN, _MAX_LIFETIME_S)
+    if not wire.keep_connections:
+        curl.setopt(pycurl.FORBID_REUSE, 1)
     if wire.http2:
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
         # a burst waits for the first connection instead of opening one each
@@ -134,8 +173,3 @@ def _set_connection(curl: pycurl.Curl, wire: Wire) -> None:
     curl.setopt(pycurl.SSL_VERIFYHOST, 2 if wire.verify else 0)
     if wire.ca_file is not None:
         curl.setopt(pycurl.CAINFO, wire.ca_file)
-
-
-def _milliseconds(seconds: float) -> int:
-    """libcurl's own default hides behind 0, so "none" is a very long time."""
-    return min(ceil(seconds * 1000), _FOR_EVER_MS) if seconds > 0 else _FOR_EVER_MS

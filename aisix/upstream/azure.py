@@ -9,6 +9,7 @@ deployment as the body's `model`, and the caller's document left unchanged.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import ujson
 from aisix import __version__
 from aisix.core.endpoints import EndpointSpec
 from aisix.core.exchange import Payload
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientSecret, Credential, Deployment, ResourceKey
 from aisix.errors import (
     BadRequest,
@@ -55,6 +56,8 @@ _OWN_HEADERS = frozenset(
 )
 """Never taken from `forward`, whatever an operator allows: they are ours, or the connection's."""
 
+_REMEMBERED_TARGETS = 1024
+
 
 class AzureOpenAI:
     """The Adapter for Azure OpenAI. `now` is UTC epoch seconds, for retry hints given as a date."""
@@ -63,6 +66,8 @@ class AzureOpenAI:
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
+        self._targets: OrderedDict[tuple[str | bool, ...], UpstreamTarget] = OrderedDict()
+        """By all that a target is made of; least recently used first."""
 
     def parse_api_base(self, api_base: str | None) -> str:
         """Canonical base. Raises FieldError with the reason and the fix."""
@@ -97,22 +102,46 @@ class AzureOpenAI:
         be written as JSON.
         """
         streaming = payload.stream and spec.may_stream
+        target = self._target(spec, deployment, token=token, streaming=streaming)
         document = _document(payload, deployment.name, streaming, inject_stream_options)
-        headers = [
-            _authentication(deployment.credential, token),
-            ("Content-Type", "application/json"),
-            ("Accept", "text/event-stream" if streaming else "application/json"),
-            ("Accept-Encoding", "identity"),
-            ("User-Agent", f"aisix/{__version__}"),
-        ]
-        headers.extend(pair for pair in forward if _may_forward(*pair))
         return UpstreamCall(
+            target, [pair for pair in forward if _may_forward(*pair)], _render(document), deadlines
+        )
+
+    def _target(
+        self, spec: EndpointSpec, deployment: Deployment, *, token: str | None, streaming: bool
+    ) -> UpstreamTarget:
+        """Where and as whom to call. The credential is part of the key, so that a renewed token or
+        a changed key is a new target."""
+        scheme, secret = _authentication(deployment.credential, token)
+        key = (
+            deployment.api_base,
+            deployment.name,
+            deployment.api_version,
+            spec.operation,
+            streaming,
+            scheme,
+            secret,
+        )
+        target = self._targets.get(key)
+        if target is not None:
+            self._targets.move_to_end(key)
+            return target
+        target = self._targets[key] = UpstreamTarget(
             method=spec.method,
             url=_url(spec, deployment),
-            headers=headers,
-            body=_render(document),
-            deadlines=deadlines,
+            headers=(
+                (scheme, secret),
+                ("Content-Type", "application/json"),
+                ("Accept", "text/event-stream" if streaming else "application/json"),
+                ("Accept-Encoding", "identity"),
+                ("User-Agent", f"aisix/{__version__}"),
+            ),
+            streaming=streaming,
         )
+        if len(self._targets) > _REMEMBERED_TARGETS:
+            self._targets.popitem(last=False)
+        return target
 
     def refused_stream_options(self, status: int, body: bytes) -> bool:
         """Whether this answer says that the api-version does not know `stream_options`."""
@@ -137,7 +166,7 @@ class AzureOpenAI:
 
 
 def _url(spec: EndpointSpec, deployment: Deployment) -> str:
-    # a wildcard alias puts the caller's text into the name, so it is checked at every call
+    # a wildcard alias puts the caller's text into the name: it is not checked before
     try:
         address.check_deployment_name(deployment.name)
     except FieldError as error:
@@ -159,11 +188,11 @@ def _authentication(credential: Credential | None, token: str | None) -> tuple[s
 
 def _may_forward(name: str, value: str) -> bool:
     return (
-        name.lower() not in _OWN_HEADERS
-        and name.isascii()
-        and value.isascii()
-        and name.isprintable()
+        value.isascii()
         and value.isprintable()
+        and name.lower() not in _OWN_HEADERS
+        and name.isascii()
+        and name.isprintable()
     )
 
 

@@ -25,7 +25,7 @@ from azure.core.pipeline.transport import AsyncHttpResponse, AsyncHttpTransport
 from azure.core.rest import HttpRequest
 from azure.identity.aio import ClientSecretCredential
 
-from aisix.core.ports import Clock, Deadlines, Transport, UpstreamCall
+from aisix.core.ports import Clock, Deadlines, Transport, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientSecret
 from aisix.errors import UpstreamFailed
 from aisix.upstream.scrub import Scrubber, one_line
@@ -171,9 +171,8 @@ class _Wire(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
         headers = [(name, value) for name, value in request.headers.items()]
         headers.append(("Accept-Encoding", "identity"))
         call = UpstreamCall(
-            method=request.method,
-            url=self._authority + urlsplit(request.url).path,
-            headers=headers,
+            UpstreamTarget(request.method, self._authority + urlsplit(request.url).path),
+            headers,
             body=urlencode(request.body).encode(),
             deadlines=Deadlines(
                 connect_s=min(5.0, self._deadline_s),

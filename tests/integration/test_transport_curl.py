@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aisix import __version__
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.errors import (
     UpstreamBroken,
     UpstreamFailed,
@@ -37,10 +37,12 @@ MIB = 1024 * 1024
 
 
 def call(url: str, body: bytes | AsyncIterator[bytes] = b"{}", **more) -> UpstreamCall:
-    method = more.pop("method", "POST")
-    headers = more.pop("headers", ())
+    """A call to a target of its own, all headers on the target; it streams unless said."""
+    target = UpstreamTarget(
+        more.pop("method", "POST"), url, more.pop("headers", ()), more.pop("streaming", True)
+    )
     off = {"connect_s": 5.0, "first_byte_s": 0.0, "idle_s": 0.0}
-    return UpstreamCall(method, url, headers, body, Deadlines(**{**off, **more}))
+    return UpstreamCall(target, more.pop("own", ()), body, Deadlines(**{**off, **more}))
 
 
 async def fetch(transport: CurlTransport, wanted: UpstreamCall) -> bytes:

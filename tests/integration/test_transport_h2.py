@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trustme
 
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.transport.curl import CurlTransport
 from tests.support.transports import curl_transport
 
@@ -35,7 +35,8 @@ async def made(play, *, http2: bool = True) -> AsyncIterator[tuple[H2Server, Cur
 
 
 def call(server: H2Server, body: bytes | AsyncIterator[bytes] = b"{}") -> UpstreamCall:
-    return UpstreamCall("POST", f"https://127.0.0.1:{server.port}/x", [], body, FOR_EVER)
+    target = UpstreamTarget("POST", f"https://127.0.0.1:{server.port}/x")
+    return UpstreamCall(target, [], body, FOR_EVER)
 
 
 async def send_big(stream: H2Stream) -> None:

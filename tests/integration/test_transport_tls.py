@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.errors import UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.curl import CurlTransport
 from tests.support.raw_server import CHUNKED_HEAD, RawConnection, answers, chunk, raw_server
@@ -45,7 +45,8 @@ async def serve_ok(connection: RawConnection) -> None:
 
 async def fetch(transport: CurlTransport, url: str, **deadlines: float) -> bytes:
     limits = Deadlines(**{"connect_s": 5.0, **deadlines})
-    async with transport.open(UpstreamCall("POST", url, [], b"{}", limits)) as answer:
+    call = UpstreamCall(UpstreamTarget("POST", url), [], b"{}", limits)
+    async with transport.open(call) as answer:
         return await answer.read_all()
 
 
@@ -161,7 +162,7 @@ async def test_leaving_a_stream_and_closing_end_at_the_upstream_at_once(ca, ca_f
         raw_server(serve, tls=context(ca, "127.0.0.1")) as server,
         curl_transport(ca_file=ca_file) as transport,
     ):
-        call = UpstreamCall("POST", server.url(), [])
+        call = UpstreamCall(UpstreamTarget("POST", server.url()))
         async with transport.open(call) as answer:
             assert await answer.read() == b"x"
         await asyncio.wait_for(server.connections[0].gone.wait(), 1)

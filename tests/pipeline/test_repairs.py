@@ -29,7 +29,8 @@ OLD_VERSION = refused(
 
 
 def sent_headers(harness: Harness, call: int = 0) -> dict[str, str]:
-    return {name.lower(): value for name, value in harness.transport.calls[call].headers}
+    sent = harness.transport.calls[call]
+    return {name.lower(): value for name, value in (*sent.target.headers, *sent.headers)}
 
 
 @pytest.mark.gen_test
@@ -185,7 +186,7 @@ async def test_a_wildcard_model_puts_the_captured_text_into_the_deployment():
     harness.transport.script(good_answer(CHAT, stream=False))
     body = {"model": "team-gpt4", "messages": [{"role": "user", "content": "x"}]}
     exchange, reply = await harness.run(CHAT, body=body)
-    assert "/deployments/prod-gpt4/" in harness.transport.calls[0].url
+    assert "/deployments/prod-gpt4/" in harness.transport.calls[0].target.url
     assert json.loads(reply.body)["model"] == "team-gpt4"
     assert exchange.alias is not None
     assert exchange.alias.name == "team-*", "metrics see the configured name"

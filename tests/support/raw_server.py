@@ -97,6 +97,10 @@ class RawConnection:
             await self._writer.drain()
             self.sent_bytes += len(piece)
 
+    async def secure(self, tls: ssl.SSLContext) -> None:
+        """Go on with TLS, from the handshake."""
+        await self._writer.start_tls(tls)
+
     async def until_gone(self) -> None:
         """Wait for the client to close its side; what it still sends is thrown away."""
         with contextlib.suppress(ConnectionError):

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aisix.core.ports import Deadlines, Transport, UpstreamCall
+from aisix.core.ports import Deadlines, Transport, UpstreamCall, UpstreamTarget
 from aisix.transport.curl import CurlTransport
 from aisix.transport.memory import MemoryAnswer, MemoryTransport
 from tests.support.raw_server import LAST_CHUNK, RawConnection, chunk, raw_server
@@ -46,13 +46,8 @@ class Bench:
     def call(self, body: bytes | AsyncIterator[bytes] = b"{}", **deadlines: float) -> UpstreamCall:
         """A call to this bench; deadlines that are not named are off."""
         off = {"connect_s": 0.0, "first_byte_s": 0.0, "idle_s": 0.0, "total_s": 0.0}
-        return UpstreamCall(
-            "POST",
-            f"{self.base}/call?q=1",
-            [("x-test", "1")],
-            body,
-            Deadlines(**{**off, **deadlines}),
-        )
+        target = UpstreamTarget("POST", f"{self.base}/call?q=1", [("x-test", "1")])
+        return UpstreamCall(target, [("x-own", "2")], body, Deadlines(**{**off, **deadlines}))
 
     async def asked(self) -> None:
         """Wait until the upstream has a request."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pycurl
 import pytest
 
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.errors import UpstreamBroken, UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.failures import failure, timed_out
 
 CALL = UpstreamCall(
-    "POST",
-    "https://contoso.openai.azure.com/openai/x?api-version=1&key=s3cret",
-    [("api-key", "s3cret")],
+    UpstreamTarget(
+        "POST",
+        "https://contoso.openai.azure.com/openai/x?api-version=1&key=s3cret",
+        [("api-key", "s3cret")],
+    ),
+    [("x-own", "s3cret")],
     b"",
     Deadlines(connect_s=2.5),
 )

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aisix.core.ports import Deadlines, UpstreamCall
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.errors import UpstreamBroken, UpstreamUnreachable
 from aisix.transport.memory import MemoryAnswer, MemoryTransport
 
@@ -28,7 +28,7 @@ NONE = Deadlines(0, 0, 0, 0)
 
 
 def call(name: str = "a") -> UpstreamCall:
-    return UpstreamCall("POST", f"http://memory.test/{name}", [], b"{}", NONE)
+    return UpstreamCall(UpstreamTarget("POST", f"http://memory.test/{name}"), [], b"{}", NONE)
 
 
 def transport(*answers: MemoryAnswer, respond=None) -> MemoryTransport:
@@ -45,7 +45,7 @@ async def test_scripts_are_used_in_order_and_then_the_default_answers():
     on = transport(
         MemoryAnswer(201),
         MemoryAnswer(202),
-        respond=lambda wanted: MemoryAnswer(pieces=[wanted.url.encode()[-1:]]),
+        respond=lambda wanted: MemoryAnswer(pieces=[wanted.target.url.encode()[-1:]]),
     )
     calls = [call("x"), call("y"), call("z")]
     assert [await fetch(on, wanted) for wanted in calls] == [(201, b""), (202, b""), (200, b"z")]

@@ -51,8 +51,12 @@ def build(document, *, spec=CHAT, stream=False, inject=True, token=None, forward
     )
 
 
+def every_header(call):
+    return [*call.target.headers, *call.headers]
+
+
 def header(call, name):
-    values = [value for known, value in call.headers if known.lower() == name]
+    values = [value for known, value in every_header(call) if known.lower() == name]
     assert len(values) <= 1, f"{name} is sent more than once"
     return values[0] if values else None
 
@@ -60,25 +64,25 @@ def header(call, name):
 @pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
 def test_a_dated_version_puts_the_deployment_into_the_path(spec):
     call = build({"model": "alias"}, spec=spec)
-    assert call.url == (
+    assert call.target.url == (
         "https://acme-west.openai.azure.com/openai/deployments/gpt4o-prod"
         f"{spec.path}?api-version=2024-10-21"
     )
-    assert call.method == "POST"
+    assert call.target.method == "POST"
     assert call.deadlines.connect_s == 1.0
 
 
 @pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
 def test_v1_puts_the_deployment_into_the_body_only(spec):
     call = build({"model": "alias"}, spec=spec, api_version="v1", api_base="http://gw.test/west")
-    assert call.url == f"http://gw.test/west/openai/v1{spec.path}"
+    assert call.target.url == f"http://gw.test/west/openai/v1{spec.path}"
     assert json.loads(call.body)["model"] == "gpt4o-prod"
 
 
 def test_an_operation_without_deployment_has_none_in_its_path():
     spec = EndpointSpec(operation="responses", method="POST", path="/responses")
     call = build({}, spec=spec, api_version="2025-03-01-preview")
-    assert call.url.endswith("azure.com/openai/responses?api-version=2025-03-01-preview")
+    assert call.target.url.endswith("azure.com/openai/responses?api-version=2025-03-01-preview")
 
 
 def test_a_resource_key_is_sent_as_api_key_and_nothing_else():
@@ -126,8 +130,8 @@ def test_forwarded_headers_never_replace_or_break_ours():
     ]
     call = build({}, forward=forward)
     assert header(call, "openai-beta") == "x"
-    assert len(call.headers) == 6
-    assert "caller" not in repr(list(call.headers))
+    assert len(every_header(call)) == 6
+    assert "caller" not in repr(every_header(call))
 
 
 def test_a_call_shows_neither_its_url_nor_its_key():
@@ -257,3 +261,69 @@ def test_any_document_arrives_with_only_our_changes(document, stream, inject):
     if stream and inject:
         expected["stream_options"] = {"include_usage": True}
     assert body == expected
+
+
+def test_calls_to_one_place_with_one_credential_share_their_target():
+    first, second = build({"a": 1}, forward=[("x-own", "1")]), build({"b": 2})
+    assert first.target is second.target
+    assert (first.headers, second.headers) == ([("x-own", "1")], [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"credential": ResourceKey(key="rotated")},
+        {"credential": APP, "token": "hunter2"},
+        {"name": "gpt4o-test"},
+        {"api_base": "https://acme-east.openai.azure.com"},
+        {"api_version": "v1"},
+        {"spec": RELAYED[1]},
+        {"stream": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_whatever_differs_is_another_target(changes):
+    assert build({}).target is not build({}, **changes).target
+    assert build({}).target is build({}).target
+
+
+def test_a_renewed_token_is_another_target_and_is_sent_at_once():
+    first, second = (build({}, credential=APP, token=token) for token in ("old", "new"))
+    assert first.target is not second.target
+    assert header(second, "authorization") == "Bearer new"
+    assert not {"old"} & {value for _, value in every_header(second)}
+
+
+def test_targets_say_whether_they_stream():
+    embeddings = next(spec for spec in RELAYED if not spec.may_stream)
+    assert build({}, stream=True).target.streaming
+    assert not build({}).target.streaming
+    assert not build({}, spec=embeddings, stream=True).target.streaming
+
+
+def test_only_so_many_targets_are_remembered():
+    one = AzureOpenAI()
+
+    def target_of(name):
+        payload = Payload(document={}, requested="alias")
+        call = one.build_call(
+            CHAT,
+            make_deployment(name=name),
+            payload=payload,
+            inject_stream_options=False,
+            token=None,
+            forward=(),
+            deadlines=Deadlines(),
+        )
+        return call.target
+
+    used, unused = target_of("used"), target_of("unused")
+    for number in range(1023):
+        target_of(f"name-{number}")
+        assert target_of("used") is used
+    assert target_of("unused") is not unused
+
+
+def test_a_target_shows_neither_its_url_nor_its_key():
+    assert "hunter2" not in repr(build({}).target)
+    assert "acme" not in repr(build({}).target)

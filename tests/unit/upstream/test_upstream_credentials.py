@@ -95,7 +95,8 @@ async def test_one_post_goes_to_the_authority_under_its_own_scheme(authority):
     tokens, transport = tokens_over(granted())
     assert await tokens.token(app(authority)) == "eyJtoken"
     (call,) = transport.calls
-    assert (call.method, call.url) == ("POST", f"{authority}/tenant-1/oauth2/v2.0/token")
+    assert call.target.method == "POST"
+    assert call.target.url == f"{authority}/tenant-1/oauth2/v2.0/token"
     assert parse_qs(call.body.decode()) == {
         "client_id": ["client-1"],
         "client_secret": [SECRET],

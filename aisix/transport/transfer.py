@@ -1,0 +1,229 @@
+"""One call on its way: its handle, its deadlines and its answer. I/O, by the engine.
+
+Invariants:
+* Leaving the context ends the transfer in the same loop turn, in whatever state it is.
+* A deadline is no timer: the engine's alarm is told the moment, and `look` is asked when it rings.
+  libcurl keeps the connect deadline. The idle deadline rests while we hold the transfer, because
+  that silence is the caller's.
+* A short answer to a call that does not stream is handed over when it is all there, so that its
+  reader is woken once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+import pycurl
+
+from aisix.core.ports import UpstreamAnswer, UpstreamCall
+from aisix.transport.alarm import NEVER
+from aisix.transport.body import HIGH_WATER_BYTES, BodyBuffer, read_all
+from aisix.transport.engine import Engine
+from aisix.transport.failures import failure, timed_out, unanswered
+from aisix.transport.handles import Handle
+from aisix.transport.upload import Upload
+
+
+class Transfer:
+    """A call as an async context; inside it, the UpstreamAnswer."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_ended",
+        "_engine",
+        "_engine_for_now",
+        "_handle",
+        "_opened",
+        "_progress_at",
+        "_started_at",
+        "_upload",
+        "first_byte_at",
+        "headers",
+        "last_byte_at",
+        "status",
+    )
+
+    _engine: Engine
+    _opened: asyncio.Future[None]
+
+    def __init__(self, engine_for_now: Callable[[], Engine], call: UpstreamCall) -> None:
+        self._engine_for_now = engine_for_now
+        self._call = call
+        self._body = BodyBuffer(self._resume)
+        self._handle: Handle | None = None
+        self._upload: Upload | None = None
+        self._ended = False
+        self._started_at = self._progress_at = 0.0
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.first_byte_at = self.last_byte_at = 0.0
+
+    async def __aenter__(self) -> UpstreamAnswer:
+        """Send the call and wait for the head.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBroken (an answer that is not HTTP),
+        UpstreamMisconfigured, and whatever the body's source raises.
+        """
+        engine = self._engine = self._engine_for_now()
+        engine.transfers.add(self)
+        self._opened = engine.loop.create_future()
+        try:
+            self._begin()
+            await self._opened
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end(None)
+        self._engine.left(self)
+        if self._upload is not None:
+            await self._upload.stop()
+
+    @property
+    def peak_body_bytes(self) -> int:
+        """The most that waited for the reader."""
+        return self._body.peak
+
+    async def read(self) -> bytes:
+        """The next piece of the body, all that has arrived; b"" at its end."""
+        return await self._body.read()
+
+    async def read_all(self, limit: int = 0) -> bytes:
+        """The rest of the body, cut off after `limit` bytes when `limit` is not 0."""
+        if self._body.complete:
+            data = self._body.take()
+            return data[:limit] if limit else data
+        return await read_all(self._body.read, limit)
+
+    def end(self, error: BaseException | None) -> None:
+        """Stop the transfer, if it still runs; a reader gets what came, then `error`. First wins.
+
+        Never called inside a libcurl callback.
+        """
+        if self._ended:
+            return
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._engine.driver.cancel(handle)
+            handle.close()
+        self._finish(error)
+
+    def look(self, now: float) -> float:
+        """End the transfer when a deadline has passed; the moment of its next one."""
+        if self._ended:
+            return NEVER
+        deadlines = self._call.deadlines
+        if not self.status:
+            phase, since, seconds = "first_byte", self._started_at, deadlines.first_byte_s
+        else:
+            phase, since, seconds = "idle", self._progress_at, deadlines.idle_s
+        at = since + seconds if seconds and not self._body.held else NEVER
+        if deadlines.total_s and self._started_at + deadlines.total_s < at:
+            phase, seconds = "total", deadlines.total_s
+            at = self._started_at + seconds
+        if at > now:
+            return at
+        self.end(timed_out(phase, seconds, self._call))
+        return NEVER
+
+    # ── what libcurl's callbacks bring: only noted ──
+
+    def on_head(self, status: int, headers: dict[str, str], first_byte_at: float) -> None:
+        """The final head is complete."""
+        self.status = status
+        self.headers = headers
+        self.first_byte_at = first_byte_at
+        self._note_progress()
+        self._watch(self._progress_at, self._call.deadlines.idle_s)
+        if self._call.target.streaming or self._upload or not _is_short(status, headers):
+            self._wake()
+
+    def on_body(self, piece: bytes) -> int | None:
+        """A piece of the body; WRITEFUNC_PAUSE refuses it and holds the transfer."""
+        if not self._body.offer(piece):
+            return pycurl.WRITEFUNC_PAUSE
+        self._note_progress()
+        return None
+
+    def on_end(self, code: int, text: str) -> None:
+        """The transfer came to its own end; `code` is libcurl's. Runs from the loop."""
+        handle, self._handle = self._handle, None
+        error = self._failure(code, text)
+        if handle is not None:
+            if error is None:
+                self._engine.put_back(handle)
+            else:
+                handle.close()
+        self._finish(error)
+
+    # ── inside ──
+
+    def _begin(self) -> None:
+        call, engine = self._call, self._engine
+        if not isinstance(call.body, bytes):
+            self._upload = Upload(call.body, resume=self._resume, fail=self.end)
+        handle = engine.pool.take(call.target)
+        try:
+            handle.load(call, self._upload.read if self._upload is not None else None)
+            handle.receiver = self
+            engine.driver.start(handle)
+        except BaseException:
+            handle.close()
+            raise
+        self._handle = handle
+        self._started_at = now = engine.now()
+        self._watch(now, call.deadlines.first_byte_s)
+        self._watch(now, call.deadlines.total_s)
+        if self._upload is not None:
+            self._upload.start()
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._ended = True
+        if self.status:
+            self._wake()
+        elif error is not None and not self._opened.done():
+            self._opened.set_exception(error)
+        self._body.end(error)
+
+    def _wake(self) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _resume(self) -> None:
+        """Let a held transfer go on, in both directions: each callback holds again by itself."""
+        if self._handle is None:
+            return
+        if self.status:
+            self._progress_at = self._engine.now()
+            self._watch(self._progress_at, self._call.deadlines.idle_s)
+        self._engine.driver.resume(self._handle)
+
+    def _note_progress(self) -> None:
+        self.last_byte_at = self._progress_at = self._engine.now()
+
+    def _watch(self, since: float, seconds: float) -> None:
+        if seconds:
+            self._engine.alarm.want(since + seconds)
+
+    def _failure(self, code: int, text: str) -> BaseException | None:
+        if code:
+            error = failure(code, text, self._call, answered=self.status > 0)
+            error.__cause__ = pycurl.error(code, text)
+            return error
+        return None if self.status else unanswered(self._call)
+
+
+def _is_short(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a success says that its whole body fits the buffer."""
+    length = headers.get("content-length", "")
+    return status < 300 and length.isdecimal() and int(length) <= HIGH_WATER_BYTES
