@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,41 @@ _BARS = (
 )
 
 
-def draw(run: Run, folder: Path) -> str:
-    """Write a picture for each figure that the run has; what was done, as a line of text."""
+class NoPlots(Exception):
+    """Pictures cannot be drawn; the text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file, and what it shows."""
+
+    file: Path
+    title: str
+
+
+def draw(run: Run, folder: Path) -> list[Picture]:
+    """Write a picture for each figure that the run has. Raises NoPlots."""
     try:
         # not an import statement: types are checked where matplotlib is not installed, too
         matplotlib = import_module("matplotlib")
         matplotlib.use("svg")
         plt = import_module("matplotlib.pyplot")
-    except ImportError:
-        return "no plots: matplotlib is not installed (bench/requirements.txt)"
+    except ImportError as error:
+        raise NoPlots("no plots: matplotlib is not installed (bench/requirements.txt)") from error
     matplotlib.rcParams["svg.hashsalt"] = "bench"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, scenario, figure, title in _BARS:
         bars = values(run, scenario, figure)
         if bars:
-            _bars(plt, bars, title, folder / f"{name}.svg")
-            written.append(name)
+            written.append(Picture(folder / f"{name}.svg", title))
+            _bars(plt, bars, written[-1])
     soak = run.outcomes.get("soak")
     for contender, series in soak.series.items() if soak else ():
-        _line(plt, series, f"resident memory of the {contender} in MB", folder / "soak.svg")
-        written.append("soak")
-    return f"plots in {folder}: {', '.join(written) or 'none'}"
+        title = f"resident memory of the {contender} in MB, soak"
+        written.append(Picture(folder / f"soak-{contender}.svg", title))
+        _line(plt, series, written[-1])
+    return written
 
 
 def values(run: Run, scenario: str, figure: str) -> list[tuple[str, float]]:
@@ -56,7 +70,7 @@ def values(run: Run, scenario: str, figure: str) -> list[tuple[str, float]]:
     )
 
 
-def _bars(plt: Any, bars: Sequence[tuple[str, float]], title: str, file: Path) -> None:
+def _bars(plt: Any, bars: Sequence[tuple[str, float]], picture: Picture) -> None:
     names = [name for name, _ in bars]
     figure, axes = plt.subplots(figsize=(7, 0.4 * len(bars) + 1), layout="constrained")
     colours = [_OWN_COLOUR if name.startswith("gateway") else _OTHER_COLOUR for name in names]
@@ -66,19 +80,19 @@ def _bars(plt: Any, bars: Sequence[tuple[str, float]], title: str, file: Path) -
         axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.set_title(title)
+    axes.set_title(picture.title)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(plt, figure, file)
+    _save(plt, figure, picture.file)
 
 
-def _line(plt: Any, series: Sequence[Sequence[float]], title: str, file: Path) -> None:
+def _line(plt: Any, series: Sequence[Sequence[float]], picture: Picture) -> None:
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     axes.plot([row[0] for row in series], [row[1] for row in series], color=_OWN_COLOUR)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
-    axes.set_title(title)
+    axes.set_title(picture.title)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(plt, figure, file)
+    _save(plt, figure, picture.file)
 
 
 def _save(plt: Any, figure: Any, file: Path) -> None:

@@ -1,20 +1,25 @@
 """The results as Markdown: a table for each scenario and the table of demands.
 
-`python -m bench.report RESULTS.json [FOLDER]` prints them again, and draws the plots into a folder.
+`python -m bench.report RESULTS.json [--plots FOLDER] [--into DOCUMENT]` prints them again, draws
+the plots into a folder, and puts both into a document, between its marks.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 
 from bench import plots
 from bench.results import Outcome, Run, from_json
 from bench.verdict import DEMANDS, Verdict, show
 
+BEGIN_MARK = "<!-- results: python -m bench.report -->"
+END_MARK = "<!-- /results -->"
 Cell = Callable[[Outcome, str], float | None]
 
 
@@ -111,23 +116,43 @@ def demand_table(run: Run) -> str:
     return markdown_table(["", "must", "aim", "measured", ""], rows)
 
 
-def markdown(run: Run) -> str:
-    """The whole report."""
+def markdown(run: Run, *, level: int = 2) -> str:
+    """The whole report, with headings of this level."""
+    head = "#" * level
     about = ", ".join(f"{name}: {value}" for name, value in (run.machine | run.settings).items())
-    parts = [about, "## What it must show", demand_table(run)]
+    parts = [about, f"{head} What it must show", demand_table(run)]
     for outcome in run.outcomes.values():
-        parts += [f"## {outcome.title}", scenario_table(outcome)]
+        parts += [f"{head} {outcome.title}", scenario_table(outcome)]
     return "\n\n".join(parts) + "\n"
 
 
+def between_marks(document: str, text: str) -> str:
+    """The document with this text between its marks. Raises ValueError when it has none."""
+    before, begin, rest = document.partition(BEGIN_MARK)
+    _, end, after = rest.partition(END_MARK)
+    if not begin or not end:
+        raise ValueError(f"the document has no marks {BEGIN_MARK} and {END_MARK}")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Print a run again, from its file."""
-    if not arguments:
-        sys.exit("usage: python -m bench.report RESULTS.json [FOLDER for plots]")
-    run = from_json(json.loads(Path(arguments[0]).read_text()))
-    print(markdown(run))
-    if len(arguments) > 1:
-        print(plots.draw(run, Path(arguments[1])), file=sys.stderr)
+    """Print a run again, from its file; draw it, put it into a document."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report")
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--plots", type=Path, help="folder for the plots")
+    parser.add_argument("--into", type=Path, help="Markdown document with the marks")
+    asked = parser.parse_args(arguments)
+    run = from_json(json.loads(asked.results.read_text()))
+    try:
+        pictures = plots.draw(run, asked.plots) if asked.plots else []
+    except plots.NoPlots as reason:
+        sys.exit(str(reason))
+    if asked.into is None:
+        print(markdown(run))
+        return
+    links = [f"![{p.title}]({relpath(p.file, asked.into.parent)})" for p in pictures]
+    text = "\n\n".join([markdown(run, level=3).strip(), *links])
+    asked.into.write_text(between_marks(asked.into.read_text(), text))
 
 
 if __name__ == "__main__":

@@ -114,8 +114,12 @@ def write(run: Run, settings: Settings) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(to_json(run), indent=1))
     out.with_suffix(".md").write_text(markdown(run))
-    drawn = plots.draw(run, out.parent / f"{out.stem}-plots")
-    print(f"\nresults in {out} and {out.with_suffix('.md').name}; {drawn}", file=sys.stderr)
+    print(f"\nresults in {out} and {out.with_suffix('.md').name}", file=sys.stderr)
+    try:
+        for picture in plots.draw(run, out.parent / f"{out.stem}-plots"):
+            print(f"  {picture.file}", file=sys.stderr)
+    except plots.NoPlots as reason:
+        print(f"  {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bench import plots
-from bench.report import demand_table, markdown, markdown_table, scenario_table
+from bench.report import (
+    BEGIN_MARK,
+    END_MARK,
+    between_marks,
+    demand_table,
+    markdown,
+    markdown_table,
+    scenario_table,
+)
 from bench.results import Outcome, Run, from_json, slope_per_hour, to_json
 from bench.scenarios import SCENARIOS
 from bench.verdict import DEMANDS, Demand, Verdict, show
@@ -139,6 +147,13 @@ def test_the_table_of_a_scenario_names_what_is_missing_and_leaves_out_empty_colu
 def test_the_report_holds_the_verdicts(run):
     assert "| ≤ 0.45× | – | 0.40× | met |" in demand_table(run)
     assert "## echo, c=64" in markdown(run)
+
+
+def test_a_document_gets_new_results_between_its_marks():
+    document = f"# A\n{BEGIN_MARK}\nold\n{END_MARK}\nrest\n"
+    assert between_marks(document, "new\n") == f"# A\n{BEGIN_MARK}\n\nnew\n\n{END_MARK}\nrest\n"
+    with pytest.raises(ValueError, match="no marks"):
+        between_marks("# A", "new")
 
 
 def test_bars_are_sorted_and_without_gaps(run):
