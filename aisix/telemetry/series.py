@@ -17,7 +17,13 @@ from typing import NamedTuple, Protocol
 
 from aisix.telemetry.catalogue import Kind, MetricRow
 from aisix.telemetry.labels import Names
-from aisix.telemetry.shared import Record, RegionReader, RegionWriter, SeriesRegion
+from aisix.telemetry.shared import (
+    Record,
+    RegionReader,
+    RegionWriter,
+    SeriesRegion,
+    label_values,
+)
 
 
 class Slots(Protocol):
@@ -72,8 +78,9 @@ class Family:
         """Go on with a series of the region. What is in flight ended with the predecessor."""
         if self.row.kind is Kind.GAUGE:
             record.slots[0] = 0.0
-        labels = label_text(self.row.labels, record.values)
-        self._series[record.values] = _Series(record.slots, labels, record.place)
+        values = record.values
+        labels = label_text(self.row.labels, values)
+        self._series[values] = _Series(record.slots, labels, record.place)
 
     def retain(self, keep: Callable[[tuple[str, ...]], bool]) -> None:
         """Forget the series whose label values `keep` refuses."""
@@ -126,12 +133,21 @@ def _histogram(name: str, labels: str, bounds: list[str], slots: Iterable[float]
     return "".join(lines)
 
 
+class _Named(NamedTuple):
+    """A series of a region: its family, its label values, its labels as they are shown."""
+
+    number: int
+    values: tuple[str, ...]
+    labels: str
+
+
 class RegionSum:
     """What families and regions have counted together. Owned by the process that is scraped."""
 
     def __init__(self, families: Sequence[Family], regions: Iterable[SeriesRegion]) -> None:
         self._families = families
         self._readers = [RegionReader(region, self._name) for region in regions]
+        self._new_names: dict[tuple[int, bytes], _Named] = {}
 
     def lines(self, names: Names) -> list[str]:
         """The sum as a scraper reads it, without the series of what is not configured any more:
@@ -140,19 +156,27 @@ class RegionSum:
         keepers = [names.keeper(family.row) for family in self._families]
         for reader in self._readers:
             for (number, values, labels), slots in reader.read():
-                known = sums[number].get(labels)
+                series = sums[number]
+                known = series.get(labels)
                 if known is not None:
-                    sums[number][labels] = list(map(operator.add, known, slots))
+                    series[labels] = list(map(operator.add, known, slots))
                 elif keepers[number](values):
-                    sums[number][labels] = slots
+                    series[labels] = slots
+        self._new_names.clear()
         return [
             line
             for family, series in zip(self._families, sums, strict=True)
             for line in render(family.row, series.items())
         ]
 
-    def _name(self, number: int, values: tuple[str, ...]) -> tuple[int, tuple[str, ...], str]:
-        return number, values, label_text(self._families[number].row.labels, values)
+    def _name(self, number: int, text: bytes) -> _Named:
+        """A series that was not there at the last scrape; most are in several regions."""
+        named = self._new_names.get((number, text))
+        if named is None:
+            values = label_values(text)
+            labels = label_text(self._families[number].row.labels, values)
+            named = self._new_names[number, text] = _Named(number, values, labels)
+        return named
 
 
 def add(slots: Slots, value: float) -> None:
@@ -169,11 +193,14 @@ def observe(slots: Slots, bounds: tuple[float, ...], value: float) -> None:
 
 def label_text(labels: tuple[str, ...], values: tuple[str, ...]) -> str:
     """Label names and values as they are shown."""
-    pairs = zip(labels, values, strict=True)
-    return ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs)
+    return ",".join(
+        [f'{label}="{_escaped(value)}"' for label, value in zip(labels, values, strict=True)]
+    )
 
 
 def _escaped(value: str) -> str:
     """A label value; a lone surrogate, which UTF-8 cannot carry, becomes a question mark."""
+    if value.isascii() and value.isprintable() and "\\" not in value and '"' not in value:
+        return value
     text = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return text.encode("utf-8", "replace").decode()

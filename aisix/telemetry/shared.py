@@ -64,8 +64,18 @@ class Record(NamedTuple):
 
     place: int
     family: int
-    values: tuple[str, ...]
+    text: bytes
     slots: memoryview[float]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The label values."""
+        return label_values(self.text)
+
+
+def label_values(text: bytes) -> tuple[str, ...]:
+    """The label values that the text of a record spells."""
+    return tuple(json.loads(text))
 
 
 class SeriesRegion:
@@ -101,13 +111,10 @@ class SeriesRegion:
             return None
         begin = place + _SLOTS
         end = begin + shape.slots
-        try:
-            values = json.loads(self.octets[end * 8 : end * 8 + shape.text_bytes].tobytes())
-        except ValueError:
-            return None
+        text = self.octets[end * 8 : end * 8 + shape.text_bytes].tobytes()
         if self.words[place + _GENERATION] != generation:
             return None
-        return Record(place, shape.family, tuple(values), self.doubles[begin:end])
+        return Record(place, shape.family, text, self.doubles[begin:end])
 
 
 class RegionWriter:
@@ -149,7 +156,7 @@ class RegionWriter:
         words[place + _GENERATION] = words[_NEWEST]
         if place == words[_USED]:
             words[_USED] = place + shape.words
-        return Record(place, family, values, self._region.doubles[begin:end])
+        return Record(place, family, text, self._region.doubles[begin:end])
 
     def drop(self, place: int) -> None:
         """The series at `place` is gone; nobody may write to its slots any more."""
@@ -168,9 +175,10 @@ class RegionWriter:
 
 
 class RegionReader(Generic[_Name]):
-    """Reads a region again and again; `name` is asked once for each series."""
+    """Reads a region again and again; `name` is asked once for each series, with the number of its
+    family and its text."""
 
-    def __init__(self, region: SeriesRegion, name: Callable[[int, tuple[str, ...]], _Name]) -> None:
+    def __init__(self, region: SeriesRegion, name: Callable[[int, bytes], _Name]) -> None:
         self._region = region
         self._name = name
         self._known: dict[int, tuple[int, _Name, memoryview[float]]] = {}
@@ -188,7 +196,7 @@ class RegionReader(Generic[_Name]):
                 record = self._region.read(place)
                 if record is None:
                     continue
-                name = self._name(record.family, record.values)
+                name = self._name(record.family, record.text)
                 entry = known[place] = (generation, name, record.slots)
             values = cast("list[float]", entry[2].tolist())
             if words[place + _GENERATION] == generation:  # nothing else took its place meanwhile
