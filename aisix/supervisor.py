@@ -22,6 +22,7 @@ from aisix.config import Config
 from aisix.lifecycle import Listener, StartRefused, bind_control, bind_shared
 from aisix.limits.shared import SharedTable
 from aisix.telemetry import logs
+from aisix.telemetry.shared import SeriesRegion
 from aisix.workers.data_process import serve_worker
 from aisix.workers.heritage import Heritage
 from aisix.workers.lifeline import Lifeline
@@ -31,6 +32,9 @@ from aisix.workers.roster import Patience, Roster
 CONTROL = "control"
 LAST_GRACE_S = 3.0
 """How long children may take to end "at once" before they are killed."""
+
+REGION_BYTES = 64 * 1024 * 1024
+"""Room for the metrics of one process; memory is taken as series appear."""
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*_ENDING, signal.SIGCHLD)
@@ -81,6 +85,7 @@ def supervise(config: Config, workers: int) -> int:
         meeting=Meeting(),
         roster=Roster(workers),
         limits=SharedTable.create(workers=workers),
+        regions=[SeriesRegion.create(REGION_BYTES) for _ in range(workers + 1)],
     )
     # what is imported by now is shared by all children as long as nobody writes to it
     gc.collect()
@@ -241,6 +246,8 @@ class Supervisor:
             self._refused, self._clean = True, False  # it has said why
             self._kill_all()
             return
+        if child.worker is not None:
+            self._heritage.roster.note_restart()
         now = time.monotonic()
         delay = child.patience.delay_s(now - child.started_at)
         child.due_at = now + delay

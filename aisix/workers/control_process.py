@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from aisix.app import SystemClock, build_adapters, build_transport, secrets_of
@@ -22,6 +23,7 @@ from aisix.web.base import ProcessState
 from aisix.workers.heritage import Heritage, begin, first_of
 from aisix.workers.hub import Hub
 from aisix.workers.lifeline import Lifeline
+from aisix.workers.roster import Roster
 
 _log = logging.getLogger("aisix.workers")
 
@@ -42,18 +44,38 @@ class _Publisher:
         return lagging
 
 
+class _Scrape:
+    """The metrics of all processes, and of their number."""
+
+    def __init__(self, recorder: PrometheusRecorder, hub: Hub, roster: Roster) -> None:
+        self._recorder = recorder
+        self._hub = hub
+        self._roster = roster
+
+    def __call__(self) -> tuple[str, bytes]:
+        self._recorder.workers_changed(live=len(self._hub), restarts=self._roster.restarts)
+        return self._recorder.render()
+
+
 async def serve_control(heritage: Heritage, lifeline: Lifeline) -> int:
     """Serve until told to stop. Exit status: 0 drained, 1 refused or cut short."""
     config = heritage.config
     heritage.become_control()
     shutdown = begin(config, lifeline)
     clock = SystemClock()
-    hub = Hub(
-        workers=heritage.roster.workers,
-        meeting=heritage.meeting,
-        replace=heritage.end_worker,
-    )
-    recorder = PrometheusRecorder(clock=clock, health=hub, log_lines_dropped=logs.lines_dropped)
+    roster = heritage.roster
+
+    def replace(worker: int) -> None:
+        recorder.worker_lagged()
+        roster.note_lagged()
+        heritage.end_worker(worker)
+
+    hub = Hub(workers=roster.workers, meeting=heritage.meeting, replace=replace)
+    *regions, own_region = heritage.regions
+    recorder = PrometheusRecorder(clock=clock, health=hub, region=own_region, regions=regions)
+    logs.on_dropped(recorder.log_lines_lost)
+    for _ in range(roster.lagged):
+        recorder.worker_lagged()  # those that a control process before this one has counted
     publisher = _Publisher(hub, recorder)
     try:
         control = await build_control(
@@ -72,7 +94,7 @@ async def serve_control(heritage: Heritage, lifeline: Lifeline) -> int:
     try:
         await hub.open(control.tokens)
         if await _everyone_follows(heritage, hub, shutdown):
-            _open(heritage, control, recorder, state)
+            _open(heritage, control, render=_Scrape(recorder, hub, roster), state=state)
             _announce(heritage, publisher)
             await shutdown.requested.wait()
         hub.wind_down()
@@ -103,7 +125,11 @@ async def _everyone_follows(heritage: Heritage, hub: Hub, shutdown: Shutdown) ->
 
 
 def _open(
-    heritage: Heritage, control: ControlHalf, recorder: PrometheusRecorder, state: ProcessState
+    heritage: Heritage,
+    control: ControlHalf,
+    *,
+    render: Callable[[], tuple[str, bytes]],
+    state: ProcessState,
 ) -> None:
     config = heritage.config
     path = config.observability.metrics.prometheus.path
@@ -111,7 +137,7 @@ def _open(
         "admin": partial(
             admin_application, control.service, admin_keys=config.admin.admin_keys, state=state
         ),
-        "metrics": partial(metrics_application, recorder.render, path=path, state=state),
+        "metrics": partial(metrics_application, render, path=path, state=state),
     }
     state.ready = True
     for listener in heritage.doors:

@@ -37,7 +37,8 @@ async def serve_worker(heritage: Heritage, worker: int, lifeline: Lifeline) -> i
     uplink = Uplink(worker=worker, meeting=heritage.meeting)
     tokens = LinkedTokens(uplink, clock)
     health = Health(clock, on_change=uplink.note)
-    recorder = PrometheusRecorder(clock=clock, health=health, log_lines_dropped=logs.lines_dropped)
+    recorder = PrometheusRecorder(clock=clock, health=health, region=heritage.regions[worker])
+    logs.on_dropped(recorder.log_lines_lost)
     data = build_data(
         config,
         clock=clock,

@@ -18,6 +18,7 @@ from aisix.config import Config
 from aisix.lifecycle import Listener, Shutdown
 from aisix.limits.shared import SharedTable
 from aisix.telemetry import logs
+from aisix.telemetry.shared import SeriesRegion
 from aisix.workers.lifeline import Lifeline
 from aisix.workers.link import Meeting
 from aisix.workers.roster import Roster
@@ -25,7 +26,8 @@ from aisix.workers.roster import Roster
 
 @dataclass(frozen=True, slots=True)
 class Heritage:
-    """`proxies` holds one listener for each worker, `doors` those of the control process."""
+    """`proxies` holds one listener for each worker, `doors` those of the control process; `regions`
+    holds the metrics of each worker, and last those of the control process."""
 
     config: Config
     proxies: Sequence[Listener]
@@ -34,6 +36,7 @@ class Heritage:
     meeting: Meeting
     roster: Roster
     limits: SharedTable
+    regions: Sequence[SeriesRegion]
 
     def become_worker(self, worker: int) -> Listener:
         """Close what is not this worker's; its own listener."""

@@ -59,9 +59,8 @@ def worker_pids(program: GatewayProgram) -> list[int]:
 
 
 def control_pid(program: GatewayProgram) -> int:
-    """The control process it began with."""
-    workers = worker_pids(program)
-    (control,) = [pid for pid in children(program) if pid not in workers]
+    """The control process: the one that has loaded a database."""
+    (control,) = [pid for pid in children(program) if "sqlite" in libraries(pid)]
     return control
 
 

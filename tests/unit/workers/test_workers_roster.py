@@ -13,8 +13,12 @@ def test_what_one_process_enters_another_reads():
     if not child:
         roster.enter(1, 4711)
         roster.note_ready()
+        roster.note_restart()
+        roster.note_restart()
+        roster.note_lagged()
         os._exit(0)
     os.waitpid(child, 0)
+    assert (roster.restarts, roster.lagged) == (2, 1)
     assert roster.was_ready
     assert roster.pids() == [0, 4711]
     roster.enter(1, 0)
