@@ -31,6 +31,7 @@ from aisix.web.inference import ProxyFront
 from aisix.web.server import ProxyServer
 
 _ABORT_GRACE_S = 1.0
+_BACKLOG = 4096  # a burst of new callers must not wait for TCP to try again
 _BIND_HINTS = {
     errno.EADDRINUSE: "is another gateway running there? choose another address or stop it",
     errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
@@ -113,7 +114,7 @@ def bind_shared(name: str, addr: Address, tls: ListenerTls, *, count: int) -> li
 
 def _bound(setting: str, addr: Address, *, shared: bool = False) -> list[socket.socket]:
     try:
-        return bind_sockets(addr.port, addr.host, reuse_port=shared)
+        return bind_sockets(addr.port, addr.host, backlog=_BACKLOG, reuse_port=shared)
     except OSError as error:
         hint = _BIND_HINTS.get(error.errno or 0, "choose an address of this machine")
         raise StartRefused(
