@@ -203,10 +203,12 @@ class ShortWay:
     """Renders the line of an exchange that has no error and whose caller has stayed, as the JSON
     formatter of `handler` would."""
 
-    def __init__(self, handler: LineHandler, *, service_name: str, kept: int = MAX_KEPT) -> None:
+    def __init__(
+        self, handler: LineHandler, formatter: logs.JsonFormatter, *, kept: int = MAX_KEPT
+    ) -> None:
         self.handler = handler
+        self._own_fields = formatter.own_fields
         self._limit = kept
-        self._service_name = service_name
         self._redactor = handler.redactor
         self._revision = -1
         self._head = ""
@@ -245,7 +247,7 @@ class ShortWay:
             "level": "info",
             "logger": _log.name,
             "event": self._redactor.text(EVENT),
-            "service": self._service_name,
+            **self._own_fields,
         }
         self._head = _members(constant)
 
@@ -300,8 +302,9 @@ def _members(fields: dict[str, Any]) -> str:
 
 
 def _short_way() -> ShortWay | None:
-    """The short way to the log that is configured now, if it is one of JSON."""
+    """The short way to the log that is configured now; there is none to a log that is not JSON, or
+    whose records others filter."""
     handler = logs.current()
-    if handler is None or not isinstance(handler.formatter, logs.JsonFormatter):
+    if handler is None or handler.filters or not isinstance(handler.formatter, logs.JsonFormatter):
         return None
-    return ShortWay(handler, service_name=handler.formatter.service_name)
+    return ShortWay(handler, handler.formatter)

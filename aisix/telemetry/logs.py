@@ -26,6 +26,8 @@ MAX_TEXT_CHARS = 8 * 1024
 MAX_WAITING_LINES = 10_000
 """Lines that wait for a slow reader; more are dropped."""
 
+FORMS = ("json", "text", "auto")
+
 _QUIET = ("asyncio", "azure", "msal", "urllib3", "tornado.application", "tornado.general")
 _SILENT = logging.CRITICAL + 1
 _OWN = "aisix"
@@ -37,9 +39,12 @@ _STANDARD = frozenset(
 class JsonFormatter(logging.Formatter):
     """One JSON object per record: when, how bad, who, what, and the fields."""
 
-    def __init__(self, redactor: Redactor, *, service_name: str) -> None:
+    def __init__(
+        self, redactor: Redactor, *, service_name: str, marks: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.service_name = service_name
+        self.own_fields: Mapping[str, Any] = {"service": service_name, **(marks or {})}
+        """What every line of this process says of it."""
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +55,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             what: _message(record, self._redactor),
-            "service": self.service_name,
+            **self.own_fields,
         }
         for name, value in self._redactor.fields(_extra(record)).items():
             document.setdefault(name, value)
@@ -63,8 +68,9 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """For a person at a terminal."""
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, *, marks: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self._marks = dict(marks or {})
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
@@ -75,7 +81,7 @@ class TextFormatter(logging.Formatter):
             record.name,
             _message(record, self._redactor),
         ]
-        fields = self._redactor.fields(_extra(record))
+        fields = {**self._redactor.fields(_extra(record)), **self._marks}
         parts.extend(f"{name}={_shown(value)}" for name, value in fields.items())
         line = escape(" ".join(parts))
         for trace_line in _traceback(record, self._redactor).splitlines():
@@ -90,17 +96,26 @@ def configure(
     stream: TextIO | None = None,
     form: str = "auto",
     threaded: bool = True,
+    marks: Mapping[str, Any] | None = None,
 ) -> LineHandler:
     """Send all logging to `stream` (standard error). `form` is json, text or auto: text when the
     stream is a terminal. Without `threaded` lines are written where they are logged, for a process
-    that is going to fork. A second call replaces the first, in a forked process too.
+    that is going to fork. `marks` are fields of every line, such as the number of a worker. A
+    second call replaces the first, in a forked process too.
 
     Raises ValueError for an unknown level or form.
     """
     number = level_number(level)
+    if form not in FORMS:
+        raise ValueError(f"unknown log form {form!r}: {', '.join(FORMS)}")
     out = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - kept for good
     redactor = Redactor()
-    formatter = _formatter(form, out, redactor, service_name)
+    text = form == "text" or (form == "auto" and out.isatty())
+    formatter: logging.Formatter = (
+        TextFormatter(redactor, marks=marks)
+        if text
+        else JsonFormatter(redactor, service_name=service_name, marks=marks)
+    )
     reset()
     handler = (
         BatchingHandler(out, formatter, redactor, waiting=MAX_WAITING_LINES)
@@ -197,16 +212,6 @@ def escape(text: str) -> str:
 
 def _handlers() -> list[LineHandler]:
     return [item for item in logging.getLogger().handlers if isinstance(item, LineHandler)]
-
-
-def _formatter(
-    form: str, stream: TextIO, redactor: Redactor, service_name: str
-) -> logging.Formatter:
-    if form not in ("json", "text", "auto"):
-        raise ValueError(f"unknown log form {form!r}: json, text or auto")
-    if form == "text" or (form == "auto" and stream.isatty()):
-        return TextFormatter(redactor)
-    return JsonFormatter(redactor, service_name=service_name)
 
 
 def _is_own(record: logging.LogRecord) -> bool:

@@ -77,10 +77,10 @@ def _guarded(
 
 
 class PrometheusRecorder:
-    """Implements Recorder and SnapshotSink on a registry of its own.
+    """Implements Recorder on a registry of its own; told of each snapshot.
 
-    A worker is given its `region` and counts there; the process that is scraped is given all
-    `regions` and adds them to what it counts itself. A single process has neither.
+    With a `region` it counts there, where a successor goes on. The process that is scraped is given
+    the `regions` of the others and adds them to what it counts itself. A single process has none.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class PrometheusRecorder:
             lines = self._sum.lines(Names.of(self._snapshot))
         return CONTENT_TYPE_PLAIN_0_0_4, "".join(lines).encode() + generate_latest(self._registry)
 
-    # ── SnapshotSink ──
+    # ── snapshots ──
 
     @_guarded
     def publish(self, snapshot: Snapshot) -> None:

@@ -58,6 +58,11 @@ hostile = st.one_of(
     st.text(st.characters(categories=["Lu", "Ll", "Nd"]), max_size=2_000),
     st.tuples(st.text(max_size=5), st.sampled_from(SECRETS), st.text(max_size=5)).map("".join),
 )
+STRANGE: dict[str, Any] = {
+    "threaded": False,
+    "service_name": 'edge "1"\n',
+    "marks": {"worker": 3, "text": '"\u2028'},
+}
 tokens = st.integers(0, 2**53)
 seconds = st.floats(0, 10_000, allow_nan=False)
 
@@ -129,6 +134,11 @@ def long_way(handler: LineHandler, exchange: Exchange, now: float) -> str:
     return handler.format(record) + "\n"
 
 
+def short_way(handler: LineHandler, **options: int) -> ShortWay:
+    assert isinstance(handler.formatter, logs.JsonFormatter)
+    return ShortWay(handler, handler.formatter, **options)
+
+
 @contextmanager
 def configured(**options: Any) -> Iterator[tuple[LineHandler, io.StringIO]]:
     out = io.StringIO()
@@ -141,9 +151,9 @@ def configured(**options: Any) -> Iterator[tuple[LineHandler, io.StringIO]]:
 
 @given(st.lists(exchanges(), min_size=1, max_size=6), st.lists(st.sampled_from(SECRETS)))
 def test_both_ways_give_the_same_document(generated, secrets):
-    with configured(threaded=False, service_name='edge "1"\n') as (handler, _):
-        way = ShortWay(handler, service_name='edge "1"\n')
-        for known in ([], secrets):
+    with configured(**STRANGE) as (handler, _):
+        way = short_way(handler)
+        for known in ((), secrets):
             handler.redactor.hide("g", known)
             for exchange in (*generated, *generated):
                 short = way.render(exchange, NOW)
@@ -193,7 +203,7 @@ def variations() -> dict[str, Exchange]:
 @pytest.mark.parametrize("name", variations())
 def test_what_is_kept_for_one_exchange_is_not_shown_for_another(name):
     with configured(threaded=False) as (handler, _):
-        way = ShortWay(handler, service_name="aisix")
+        way = short_way(handler)
         exchange = variations()[name]
         seen = [way.render(each, NOW) for each in (make_exchange(), exchange, make_exchange())]
         assert json.loads(seen[1]) == json.loads(long_way(handler, exchange, NOW))
@@ -204,7 +214,7 @@ def test_what_is_kept_for_one_exchange_is_not_shown_for_another(name):
 @given(st.floats(0, 4e9), st.floats(0, 0.01))
 def test_both_ways_tell_the_same_time(now, later):
     with configured(threaded=False) as (handler, _):
-        way = ShortWay(handler, service_name="aisix")
+        way = short_way(handler)
         for moment in (now, now + later, now):
             line = json.loads(way.render(make_exchange(), moment))
             assert line["time"] == logs.timestamp(moment)
@@ -228,7 +238,7 @@ def test_texts_are_redacted_by_the_secrets_of_now():
 
 def test_what_is_kept_is_bounded():
     with configured(threaded=False) as (handler, _):
-        way = ShortWay(handler, service_name="aisix", kept=10)
+        way = short_way(handler, kept=10)
         for number in range(100):
             way.render(make_exchange(request=make_request(path=f"/{number}")), NOW)
             assert len(way) <= 11
@@ -275,6 +285,19 @@ def test_a_person_at_a_terminal_gets_text():
         AccessLogger().write(make_exchange())
         logs.flush()
         assert "aisix.access request.completed request_id=req-1" in out.getvalue()
+
+
+def test_records_that_others_filter_go_the_long_way():
+    class Mark(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            record.mark = 7
+            return True
+
+    with configured() as (handler, out):
+        handler.addFilter(Mark())
+        AccessLogger().write(make_exchange())
+        logs.flush()
+        assert json.loads(out.getvalue())["mark"] == 7
 
 
 def test_the_log_may_be_configured_anew_between_two_lines():

@@ -9,7 +9,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -17,6 +17,7 @@ import pytest
 
 from aisix.telemetry import logs
 from aisix.telemetry.lines import BATCH_LINES, BATCH_S, LineHandler, Outlet
+from tests.support.forked import Report, forked, together
 
 OWN = logging.getLogger("aisix.test")
 
@@ -35,23 +36,6 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
     reader, writer = os.pipe()
     with os.fdopen(reader) as source, os.fdopen(writer, "w") as target:
         yield source, target
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its pid."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def exit_code(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_line_is_written_within_the_batch_delay_though_nobody_flushes():
@@ -116,21 +100,21 @@ def test_processes_that_share_a_pipe_do_not_mix_their_lines():
     count, processes = 400, 4
     with pipe() as (source, target):
 
-        def work(name: str) -> None:
+        def work(child: int, _report: Report) -> None:
             with configured(target) as handler:
                 for number in range(count):
                     filler = "x" * (number * 37 % (select.PIPE_BUF - 100))
-                    handler.put(json.dumps([name, number, filler]) + "\n")
+                    handler.put(json.dumps([child, number, filler]) + "\n")
                     if number % 50 == 0:
                         OWN.info("among them")
 
-        children = [in_a_child(lambda name=name: work(name)) for name in "abcd"]
-        target.close()
-        lines = [json.loads(line) for line in source]
-        assert [exit_code(child) for child in children] == [0] * processes
+        with together(work, count=processes) as children:
+            target.close()
+            lines = [json.loads(line) for line in source]
+            assert [child.wait() for child in children] == [0] * processes
     own = [line for line in lines if isinstance(line, list)]
-    assert sorted((name, number) for name, number, _ in own) == [
-        (name, number) for name in "abcd" for number in range(count)
+    assert sorted((child, number) for child, number, _ in own) == [
+        (child, number) for child in range(processes) for number in range(count)
     ]
     assert len(lines) - len(own) == processes * count // 50
 
@@ -175,12 +159,13 @@ def test_a_child_may_configure_anew_and_its_parents_lines_are_written_once(threa
         with configured(target, threaded=threaded) as handler:
             handler.put('{"event":"of the parent"}\n')
 
-            def work() -> None:
+            def work(_report: Report) -> None:
                 logs.configure(stream=target)
                 OWN.info("of the child")
                 logs.reset()
 
-            assert exit_code(in_a_child(work)) == 0
+            with forked(work) as child:
+                assert child.wait() == 0
         target.close()
         events = sorted(json.loads(line)["event"] for line in source)
     assert events == ["of the child", "of the parent"]

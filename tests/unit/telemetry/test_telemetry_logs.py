@@ -54,6 +54,19 @@ def test_a_record_is_one_json_object():
     }
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_marks_are_on_every_line(form):
+    with logging_to(form=form, marks={"worker": 3}) as out:
+        OWN.info("thing.happened", extra={"worker": "forged", "n": 1})
+        OWN.info("thing.happened")
+        logs.flush()
+        lines = out.getvalue().splitlines()
+    if form == "json":
+        assert [json.loads(line)["worker"] for line in lines] == [3, 3]
+    else:
+        assert all(" worker=3" in line for line in lines)
+
+
 def test_times_are_utc_with_milliseconds():
     assert logs.timestamp(1_700_000_000.0419) == "2023-11-14T22:13:20.041Z"
 

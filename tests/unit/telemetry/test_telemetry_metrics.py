@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from aisix import __version__, errors
 from aisix.core.exchange import Phase, Usage
-from aisix.core.ports import Recorder, SnapshotSink
+from aisix.core.ports import Recorder
 from aisix.telemetry.catalogue import API_KEY_LABEL, CATALOGUE, Kind, MetricRow
 from aisix.telemetry.metrics import PrometheusRecorder
 from tests.support.builders import (
@@ -25,48 +24,15 @@ from tests.support.builders import (
     make_snapshot,
 )
 from tests.support.control import ManualClock
+from tests.support.scrape import Levels, scrape, value
 
 NOW = 1_700_000_123.0
 SUFFIXES = {Kind.SUMMARY: ("_count", "_sum"), Kind.HISTOGRAM: ("_bucket", "_count", "_sum")}
 ROWS = {row.name: row for row in CATALOGUE}
 
 
-class Levels:
-    """A HealthView that knows every alias at one level."""
-
-    def __init__(self, level: int = 0) -> None:
-        self._level = level
-
-    def level(self, alias_name: str) -> int:
-        return self._level
-
-    def last_failure(self, alias_name: str) -> tuple[float, str] | None:
-        return None
-
-
 def make_recorder(health: Levels | None = None) -> PrometheusRecorder:
     return PrometheusRecorder(clock=ManualClock(NOW), health=health or Levels())
-
-
-def scrape(recorder: PrometheusRecorder) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    """Sample name → labels → value."""
-    content_type, body = recorder.render()
-    assert content_type.startswith("text/plain; version=0.0.4")
-    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
-    for parsed in text_string_to_metric_families(body.decode()):
-        for sample in parsed.samples:
-            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    return found
-
-
-def value(recorder: PrometheusRecorder, name: str, **labels: str) -> float:
-    """The sum of the samples of `name` that carry `labels`."""
-    wanted = labels.items()
-    return sum(
-        number
-        for found, number in scrape(recorder).get(name, {}).items()
-        if wanted <= dict(found).items()
-    )
 
 
 def serve(recorder: PrometheusRecorder, *exchanges) -> None:
@@ -100,11 +66,9 @@ def a_day(recorder: PrometheusRecorder) -> None:
     )
 
 
-def test_it_is_a_recorder_and_a_snapshot_sink():
+def test_it_is_a_recorder():
     recorder: Recorder = make_recorder()
-    sink: SnapshotSink = make_recorder()
     assert recorder
-    assert sink
 
 
 def test_every_row_of_the_catalogue_is_emitted_with_exactly_its_labels():

@@ -133,7 +133,7 @@ def test_a_reader_asks_for_each_name_once():
 def test_a_full_region_refuses_says_so_once_and_takes_more_when_there_is_room(caplog):
     region = SeriesRegion.create(1)
     writer = RegionWriter(region)
-    places = []
+    places: list[int] = []
     while (record := writer.add(0, (f"{len(places):04d}",), 1)) is not None:
         places.append(record.place)
     assert writer.add(0, ("more",), 1) is None
