@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/config.yaml
 FUZZ_EXAMPLES ?= 2000
+FUZZ_SEED ?= 1
 SOAK_ROUNDS ?= 50
 
 .PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench bench-peers docs clean
@@ -51,8 +52,8 @@ test-clients: $(VENV)/.dev ## official SDKs against the gateway
 soak: $(VENV)/.dev ## 50 start/stop cycles, repeated e2e journeys (long)
 	AISIX_TEST_SOAK_ROUNDS=$(SOAK_ROUNDS) $(BIN)/python -m pytest -q -m soak --timeout 1800 -o addopts="--strict-markers"
 
-fuzz: $(VENV)/.dev ## the property tests with many examples (long)
-	AISIX_TEST_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/property --timeout 3600
+fuzz: $(VENV)/.dev ## the property tests with many examples, and 50 spoilt requests for each (long)
+	AISIX_TEST_EXAMPLES=$(FUZZ_EXAMPLES) AISIX_TEST_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q tests/property --timeout 3600
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .
