@@ -65,10 +65,13 @@ class PreparedTarget:
 
     def lines(self, headers: Headers) -> list[bytes]:
         """All header lines of a call with `headers` of its own. Raises UpstreamMisconfigured."""
-        if any(name.lower() in _SPECIAL for name, _ in headers):
-            both = [*self.target.headers, *headers]
-            return header_lines(both, user_agent=self.user_agent)
-        return [*self._lines, *(_line(name, value) for name, value in headers)]
+        lines = self._lines.copy()
+        for name, value in headers:
+            if name.lower() in _SPECIAL:
+                both = [*self.target.headers, *headers]
+                return header_lines(both, user_agent=self.user_agent)
+            lines.append(_line(name, value))
+        return lines
 
 
 def header_lines(headers: Headers, *, user_agent: str) -> list[bytes]:

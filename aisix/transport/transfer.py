@@ -151,6 +151,7 @@ class Transfer:
     def on_body(self, piece: bytes) -> int | None:
         """A piece of the body; WRITEFUNC_PAUSE refuses it and holds the transfer."""
         if not self._body.offer(piece):
+            self._wake()  # an answer that was to be short, and is not, needs its reader
             return pycurl.WRITEFUNC_PAUSE
         self._note_progress()
         return None

@@ -645,6 +645,15 @@ async def test_a_name_that_does_not_resolve_is_unreachable():
 
 
 @pytest.mark.gen_test
+async def test_names_are_resolved_beside_the_loop():
+    """libcurl's resolver is a thread that reports through a socket like any other."""
+    async with raw_server(always(OK)) as server, curl_transport() as transport:
+        url = server.url(host="localhost")
+        got = await asyncio.gather(*(fetch(transport, call(url)) for _ in range(20)))
+        assert got == [b"ok"] * 20
+
+
+@pytest.mark.gen_test
 async def test_connect_to_sends_a_host_name_elsewhere():
     requests: list[RawRequest] = []
     async with raw_server(recording(requests)) as server:

@@ -452,6 +452,32 @@ async def test_any_other_answer_is_handed_over_with_its_head(head: bytes, stream
 
 
 @pytest.mark.gen_test
+async def test_an_answer_that_only_claims_to_be_short_is_handed_over_when_it_fills_the_buffer():
+    """The chunks decide where both lengths are given; nothing may wait for an end behind them."""
+    head = CHUNKED_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Length: 4\r\n\r\n")
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(head, *[chunk(bytes(10_000))] * 100, LAST_CHUNK)
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        assert len(await fetch(transport, target(server))) == 1_000_000
+
+
+@pytest.mark.gen_test
+async def test_an_answer_without_the_body_that_its_length_speaks_of_is_over_at_once():
+    async with raw_server(ok_head) as server, curl_transport() as transport:
+        wanted = UpstreamTarget("HEAD", server.url("/x"))
+        async with transport.open(UpstreamCall(wanted, deadlines=NONE)) as answer:
+            assert (answer.status, answer.headers["content-length"]) == (200, "4")
+            assert await answer.read() == b""
+
+
+async def ok_head(connection: RawConnection) -> None:
+    await answers(connection, SHORT)
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("phase", ["cut", "idle", "total"])
 async def test_a_short_answer_that_stays_unfinished_is_an_answer_that_fails(phase: str):
     async def serve(connection: RawConnection) -> None:
