@@ -15,7 +15,7 @@ import logging
 import time
 from typing import Any
 
-from aisix.core.exchange import Exchange
+from aisix.core.exchange import Exchange, Usage
 from aisix.telemetry import figures, logs
 from aisix.telemetry.lines import LineHandler
 
@@ -233,9 +233,19 @@ class ShortWay:
         asked = self._asked.get(key) or self._kept(self._asked, key, _asked(exchange))
         key = _ended_key(exchange)
         ended = self._ended.get(key) or self._kept(self._ended, key, _ended(exchange))
+        own, theirs = exchange.request.request_id, exchange.upstream_request_id
+        harmless = self._redactor.is_harmless_uuid
+        request_id = own if harmless(own) else self._redacted(own)
+        theirs = (
+            f'"provider_request_id":"{theirs if harmless(theirs) else self._redacted(theirs)}",'
+            if theirs
+            else ""
+        )
+        # the last member is always there: it ends the object
         return (
-            f'{{"time":"{self._time}",{self._head}"request_id":{self._id(exchange.id)},'
-            f"{asked}{ended}{self._figures(exchange)}}}\n"
+            f'{{"time":"{self._time}",{self._head}"request_id":"{request_id}",{asked}{ended}{theirs}'
+            f"{_usage_text(exchange.usage)}{_durations_text(exchange)}"
+            f'"latency_ms":{figures.latency_s(exchange) * 1000.0:.3f}}}\n'
         )
 
     def _forget(self) -> None:
@@ -263,37 +273,33 @@ class ShortWay:
             texts[key] = text
         return text
 
-    def _figures(self, exchange: Exchange) -> str:
-        """What is different every time. The last member is always there: it ends the object."""
-        text = ""
-        request_id = exchange.upstream_request_id
-        if request_id:
-            text = f'"provider_request_id":{self._id(request_id)},'
-        usage = exchange.usage
-        if usage is not None:
-            text += (
-                f'"prompt_tokens":{usage.prompt_tokens},'
-                f'"completion_tokens":{usage.completion_tokens},'
-                f'"total_tokens":{usage.total_tokens},'
-                f'"cached_tokens":{usage.cached_tokens},'
-                f'"reasoning_tokens":{usage.reasoning_tokens},'
-                f'"usage_estimated":{"true" if usage.estimated else "false"},'
-            )
-        ttft = figures.ttft_s(exchange)
-        if ttft is not None:
-            text += f'"ttft_ms":{ttft * 1000:.3f},'
-        overhead = figures.overhead_s(exchange)
-        if overhead is not None:
-            text += f'"overhead_ms":{overhead * 1000:.3f},'
-        upstream = figures.upstream_s(exchange)
-        if upstream is not None:
-            text += f'"upstream_ms":{upstream * 1000:.3f},'
-        return f'{text}"latency_ms":{figures.latency_s(exchange) * 1000:.3f}'
+    def _redacted(self, text: str) -> str:
+        """An id that is not a UUID, as the inside of a JSON string."""
+        return logs.render_json(self._redactor.text(one_line(text, MAX_WORD_CHARS)))[1:-1]
 
-    def _id(self, text: str) -> str:
-        if self._redactor.is_harmless_uuid(text):
-            return f'"{text}"'
-        return logs.render_json(self._redactor.text(one_line(text, MAX_WORD_CHARS)))
+
+def _usage_text(usage: Usage | None) -> str:
+    if usage is None:
+        return ""
+    return (
+        f'"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
+        f'"total_tokens":{usage.total_tokens},"cached_tokens":{usage.cached_tokens},'
+        f'"reasoning_tokens":{usage.reasoning_tokens},'
+        f'"usage_estimated":{"true" if usage.estimated else "false"},'
+    )
+
+
+def _durations_text(exchange: Exchange) -> str:
+    """All but the latency, which there always is."""
+    ttft = figures.ttft_s(exchange)
+    overhead = figures.overhead_s(exchange)
+    upstream = figures.upstream_s(exchange)
+    if ttft is None and overhead is not None and upstream is not None:
+        return f'"overhead_ms":{overhead * 1000.0:.3f},"upstream_ms":{upstream * 1000.0:.3f},'
+    known = (("ttft_ms", ttft), ("overhead_ms", overhead), ("upstream_ms", upstream))
+    return "".join(
+        [f'"{name}":{value * 1000.0:.3f},' for name, value in known if value is not None]
+    )
 
 
 def _members(fields: dict[str, Any]) -> str:
