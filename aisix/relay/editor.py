@@ -8,6 +8,7 @@ has learnt. What one piece brings comes out in one piece.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from aisix.errors import UpstreamBroken
 from aisix.relay.rewrite import StreamRewriter
@@ -53,11 +54,9 @@ class StreamEditor:
             event = splitter.take()
             if event is None:
                 return
-            edited = rewriter.feed(event)
-            if edited:
-                out.append(edited)
-                if self._lessons and rewriter.first_content_seen:
-                    self._learn(event)
+            document = rewriter.read(event)
+            if document is None or not self._learn(event, document, out):
+                out.append(rewriter.write(event, document))
 
     def _end(self, out: list[bytes]) -> None:
         rest = self._splitter.finish()
@@ -81,8 +80,16 @@ class StreamEditor:
                     self._observe_text(text_bytes)
         splitter.at = at
 
-    def _learn(self, event: Event) -> None:
+    def _learn(self, event: Event, document: dict[str, Any], out: list[bytes]) -> bool:
+        """Whether there is a template now that `event` is written by."""
+        rewriter = self._rewriter
+        if not self._lessons or not rewriter.first_content_seen or rewriter.complete:
+            return False
         self._lessons -= 1
-        template = learn(event, self._rewriter.edit)
-        if template is not None:
-            self._templates.append(template)
+        template = learn(event, document, rewriter.edit)
+        if template is None:
+            return False
+        self._templates.append(template)
+        _, count, _ = template.copy(event.raw, 0, out)
+        rewriter.delivered += count
+        return True

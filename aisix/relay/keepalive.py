@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aisix.core.exchange import Exchange, Phase
 from aisix.core.ports import Clock, Reply
@@ -51,21 +51,20 @@ class StreamReply:
         self._keepalive_s = keepalive_s
         self._headers = headers
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Any] | None = None
-        self._cancels = 0
+        # a stream is relayed by one task, and where no task is nobody could wait
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancels = self._task.cancelling()
         self._held = b""
         self._writing = False
         self._last_write_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self._interrupted = False
+        """Of a heartbeat; it has cancelled the task once."""
         self._closing = False
         self.committed = False
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
-        self._cancels = self._task.cancelling() if self._task is not None else 0
         self._arm(self._keepalive_s)
         return self
 
@@ -76,25 +75,21 @@ class StreamReply:
         trace: TracebackType | None,
     ) -> None:
         self._disarm()
+        cancelled = isinstance(error, asyncio.CancelledError)
         if self._beat is not None:
-            if isinstance(error, asyncio.CancelledError):
+            if cancelled:
                 self._beat.cancel()
             await self._join_beat()
         if self._failure is None:
             return
-        if self._interrupted and self._task is not None:
-            cancels = self._task.uncancel()
-            if cancels <= self._cancels and isinstance(error, asyncio.CancelledError):
-                raise self._failure from None
-        if error is None:
-            raise self._failure
+        cancels = self._task.uncancel()
+        if cancelled and cancels <= self._cancels:
+            raise self._failure from None
 
     async def write(self, data: bytes, *, worth_a_head: bool) -> None:
         """Send `data`; as long as nothing was `worth_a_head`, keep it back instead."""
         if self._beat is not None:
             await self._join_beat()
-        if self._failure is not None:
-            raise self._failure
         if not self.committed and not worth_a_head:
             self._held += data
             if len(self._held) <= _HELD_BYTES:
@@ -115,8 +110,7 @@ class StreamReply:
     async def finish(self) -> None:
         """End the answer."""
         self._disarm()
-        if self._beat is not None:
-            await self._join_beat()
+        await self._join_beat()
         await self._reply.finish()
 
     async def _send(self, data: bytes) -> None:
@@ -158,11 +152,11 @@ class StreamReply:
         self._last_write_at = self._loop.time()
         if beat.cancelled():
             return
-        self._failure = beat.exception()
-        if self._failure is None:
+        failure = beat.exception()
+        if failure is None:
             self._arm(self._keepalive_s)
-        elif self._task is not None and not self._closing:
-            self._interrupted = True
+        elif not self._closing:
+            self._failure = failure
             self._task.cancel()
 
     async def _join_beat(self) -> None:

@@ -173,6 +173,8 @@ async def drain(answer: UpstreamAnswer) -> None:
     hang up when they read the end mark: being cancelled here only ends the wait, and the exchange
     stays a success.
     """
+    if getattr(answer, "ended", False):
+        return  # a transport may know that the end is here already
     try:
         async with asyncio.timeout(_DRAIN_S):
             while await answer.read():

@@ -99,13 +99,34 @@ class StreamRewriter:
         """
         if self.saw_done:
             return b""
+        return self.write(event, self.read(event))
+
+    def read(self, event: Event) -> dict[str, Any] | None:
+        """Take in what `event` says; its document, None when it carries none.
+
+        Raises UpstreamBroken (in_band) when it reports an error.
+        """
         if event.is_done:
             self.saw_done = True
-        out = event.raw
         document = None if event.data is None else parse_object(event.data)
+        if document is None:
+            return None
+        if "error" in document or event.name == "error":
+            error = in_band_error(document, event.name)
+            if error is not None:
+                raise error
+        self._observe(document)
+        if self._chunked:
+            self._note(document)
+        return document
+
+    def write(self, event: Event, document: dict[str, Any] | None) -> bytes:
+        """What the caller gets for an event that was read; b"" when it gets nothing."""
         if document is not None:
-            out = self._rewrite(event, document)
-        elif not (event.complete or self.saw_done):
+            out = self.edit(event, document)
+        elif event.complete or self.saw_done:
+            out = event.raw
+        else:
             return b""  # half an event before a cut
         if out and event.data is not None:
             self.delivered += 1
@@ -126,16 +147,6 @@ class StreamRewriter:
             )
         self.saw_done = True
         return DONE
-
-    def _rewrite(self, event: Event, document: dict[str, Any]) -> bytes:
-        if "error" in document or event.name == "error":
-            error = in_band_error(document, event.name)
-            if error is not None:
-                raise error
-        self._observe(document)
-        if self._chunked:
-            self._note(document)
-        return self.edit(event, document)
 
     def edit(self, event: Event, document: dict[str, Any]) -> bytes:
         """`event`, which carries `document`, as the caller gets it; b"" when it gets nothing.

@@ -23,6 +23,7 @@ from typing import Any
 
 import ujson
 
+from aisix.relay.document import parse_object
 from aisix.relay.sse import Event, parse_event
 
 Edit = Callable[[Event, dict[str, Any]], bytes]
@@ -91,35 +92,39 @@ class ChunkTemplate:
         return at, count, text_bytes
 
 
-def learn(event: Event, edit: Edit) -> ChunkTemplate | None:
-    """The template of the events like `event`; None when it is not an ordinary chunk."""
-    raw = event.raw
-    if event.data is None or b"\r" in raw:
+def learn(event: Event, document: dict[str, Any], edit: Edit) -> ChunkTemplate | None:
+    """The template of the events like `event`, which carries `document`.
+
+    None when it is not an ordinary chunk; then `document` is as it was, else it is used up.
+    """
+    if b"\r" in event.raw:
         return None  # with a CR, where an event ends can depend on what follows
-    document = _parse(event.data)
-    text = _place_of_text(document)
-    if text is None:
+    place = _place_of_text(document)
+    if place is None:
         return None
-    places = [text]
+    template = _learn(event, document, place, edit)
+    if template is None or not template.copy(event.raw, 0, [])[1]:
+        document.clear()
+        document.update(parse_object(event.data or b"") or {})
+        return None
+    return template
+
+
+def _learn(
+    event: Event, document: dict[str, Any], place: _Place, edit: Edit
+) -> ChunkTemplate | None:
+    places = [place]
     if isinstance(document.get(_PADDING), str):
         places.append((document, _PADDING))
-    for place, probe in zip(places, _PROBES, strict=False):
-        probed = _with_probe(raw, document, place, probe)
+    for (holder, name), probe in zip(places, _PROBES, strict=False):
+        holder[name] = probe.decode()
+        probed = _with_probe(event.raw, name, probe, document)
         if probed is None:
             return None
-        raw = probed
-    old = _around(raw, len(places))
-    new = _around(edit(parse_event(raw), document), len(places))
-    return ChunkTemplate(old, new) if old and new else None
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    """The JSON object that `data` is, an empty one for anything else."""
-    try:
-        document = ujson.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+        event = probed
+    old = _around(event.raw, len(places))
+    new = _around(edit(event, document), len(places)) if old else []
+    return ChunkTemplate(old, new) if new else None
 
 
 def _place_of_text(document: dict[str, Any]) -> _Place | None:
@@ -159,12 +164,11 @@ def _only_word(delta: Any) -> _Place:
     return nowhere
 
 
-def _with_probe(raw: bytes, document: dict[str, Any], place: _Place, probe: bytes) -> bytes | None:
-    """`raw` with the probe in its place, which it gets in `document`, too; None when the bytes of
-    that place were not found for certain.
+def _with_probe(raw: bytes, name: str, probe: bytes, document: dict[str, Any]) -> Event | None:
+    """The event with the probe as a member of this name; None when its place is not certain.
+
+    It is where the event with the probe carries `document`, which has the probe already.
     """
-    holder, name = place
-    holder[name] = probe.decode()
     key = b'"' + name.encode() + b'"'
     at = raw.find(key)
     while at >= 0:
@@ -172,8 +176,8 @@ def _with_probe(raw: bytes, document: dict[str, Any], place: _Place, probe: byte
         opening = _opening(raw, at)
         if opening is not None:
             start = opening.end()
-            probed = b"".join((raw[:start], probe, raw[_any(raw, start).end() :]))
-            if _parse(parse_event(probed).data or b"") == document:
+            probed = parse_event(b"".join((raw[:start], probe, raw[_any(raw, start).end() :])))
+            if probed.data is not None and parse_object(probed.data) == document:
                 return probed
         at = raw.find(key, at)
     return None

@@ -20,11 +20,12 @@ def resolve(snapshot: Snapshot, caller: ApiKey, requested: str) -> tuple[Alias, 
 
     Raises UnknownAlias, Forbidden.
     """
-    shown = requested[:_SHOWN_CHARACTERS]
     found = snapshot.find(requested)
     if found is None:
-        raise UnknownAlias(f'model "{shown}" not found', param="model")
-    if not caller.allows(requested):
+        raise UnknownAlias(f'model "{requested[:_SHOWN_CHARACTERS]}" not found', param="model")
+    plainly = requested in caller.allowed_models and "*" not in requested
+    if not plainly and not caller.allows(requested):
+        shown = requested[:_SHOWN_CHARACTERS]
         raise Forbidden(f'API key is not allowed to use model "{shown}"', param="model")
     alias, captured = found
     deployment = alias.deployment

@@ -1,10 +1,15 @@
-"""Any cut of any Azure stream: the same bytes out, the same usage, nothing lost."""
+"""Any cut of any Azure stream: the same bytes out, the same usage, nothing lost.
+
+And both ways of editing one, by template and by document, lead to the same.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
+import ujson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,16 +17,26 @@ from aisix.core.endpoints import ENDPOINTS
 from aisix.core.exchange import Usage
 from aisix.errors import UpstreamBroken
 from aisix.relay.answer import rewrite_answer
-from aisix.relay.document import EXTENSION_FIELDS
+from aisix.relay.document import EXTENSION_FIELDS, render, splice_model
+from aisix.relay.editor import StreamEditor
 from aisix.relay.rewrite import DONE, StreamRewriter
+from aisix.relay.sse import SseSplitter
 from aisix.usage.meter import UsageMeter
 from tests.support.azure_streams import (
+    SERVED_MODEL,
     AzureStream,
     azure_streams,
     cut,
+    delta,
+    frame,
     line_ended,
+    mangled,
+    prompt_annotation,
     split,
+    taken,
     to_wire,
+    usage_block,
+    wordy_events,
 )
 
 CHAT = next(spec for spec in ENDPOINTS if spec.operation == "chat_completions")
@@ -60,6 +75,133 @@ def documents(wire: bytes) -> list[Any]:
         except ValueError:
             continue
     return found
+
+
+@dataclass
+class Run:
+    """What came out of a stream for each of its pieces, and all that is known of it then."""
+
+    outs: list[Any]
+    copied: int
+    known: tuple[Any, ...]
+
+
+def shown(wire: bytes) -> list[Any]:
+    """Events so that two that mean the same are equal: documents as such, all else as bytes."""
+    found: list[Any] = []
+    for event in split(wire):
+        try:
+            # NaN, which ujson reads, is not equal to itself; its text is
+            document = ujson.dumps(ujson.loads(event.data or b""))
+        except ValueError:
+            found.append((event.raw, event.complete))
+        else:
+            found.append((event.with_data(b"document"), event.complete, document))
+    return found
+
+
+def run(pieces: list[bytes], *, by_template: bool, **wishes: Any) -> Run:
+    """One stream by way of the templates, or event by event by way of its documents."""
+    meter = UsageMeter(CHAT)
+    copied = 0
+
+    def observe_text(size_bytes: int) -> None:
+        nonlocal copied
+        copied += 1
+        meter.observe_text(size_bytes)
+
+    rewriter = StreamRewriter(CHAT, observe=meter.observe, **wishes)
+    editor = StreamEditor(rewriter, observe_text)
+    splitter = SseSplitter()
+
+    def fed(piece: bytes) -> tuple[bytes, UpstreamBroken | None]:
+        out = b""
+        rest = [] if piece else [splitter.finish()]
+        try:
+            for event in taken(splitter, piece) if piece else rest:
+                out += rewriter.feed(event) if event is not None else b""
+            if not piece:
+                out += rewriter.end()
+        except UpstreamBroken as failure:
+            return out, failure
+        return out, None
+
+    outs = []
+    failure = None
+    for piece in [*pieces, b""]:
+        out, failure = editor.feed(piece) if by_template else fed(piece)
+        outs.append(shown(out))
+        if failure is not None or rewriter.saw_done:
+            break
+    known = (
+        failure and (failure.kind, failure.status, failure.detail),
+        rewriter.saw_done,
+        rewriter.delivered,
+        rewriter.complete,
+        rewriter.first_content_seen,
+        meter.usage(11),
+        meter.served_model,
+        meter.finish_reason,
+    )
+    return Run(outs, copied, known)
+
+
+wishes = st.fixed_dictionaries(
+    {
+        "alias_name": st.sampled_from(["my-gpt", "mein/grün\u2028", 'a"b', SERVED_MODEL]),
+        "include_usage": st.booleans(),
+        "keep_extensions": st.booleans(),
+    }
+)
+
+
+def same_both_ways(pieces: list[bytes], wish: dict[str, Any]) -> int:
+    """Check it; how many runs of chunks were copied."""
+    fast = run([piece for piece in pieces if piece], by_template=True, **wish)
+    slow = run([piece for piece in pieces if piece], by_template=False, **wish)
+    assert fast.outs == slow.outs
+    assert fast.known == slow.known
+    return fast.copied
+
+
+@given(
+    wire=azure_streams().map(to_wire) | azure_streams(clean=False).map(to_wire),
+    at=cuts,
+    wish=wishes,
+)
+def test_templates_change_nothing_about_azure_streams(
+    wire: bytes, at: list[int], wish: dict[str, Any]
+) -> None:
+    same_both_ways(cut(wire, at), wish)
+
+
+@given(data=st.data(), events=wordy_events(), at=cuts, wish=wishes)
+def test_templates_change_nothing_about_streams_of_any_habit(
+    data: st.DataObject, events: list[bytes], at: list[int], wish: dict[str, Any]
+) -> None:
+    wire = b"".join(events) + data.draw(st.sampled_from([b"", b"data: [DONE]\n\n"]))
+    same_both_ways(cut(wire, at), wish)
+    same_both_ways(events, wish)
+    same_both_ways([wire], wish)
+
+
+@given(data=st.data(), events=wordy_events(), at=cuts, wish=wishes)
+def test_templates_change_nothing_about_streams_with_accidents(
+    data: st.DataObject, events: list[bytes], at: list[int], wish: dict[str, Any]
+) -> None:
+    wire = data.draw(mangled(b"".join(events * 2)))
+    same_both_ways(cut(wire, at), wish)
+
+
+@given(at=st.integers(0, 10**6), wish=wishes)
+def test_a_stream_cut_anywhere_is_edited_the_same(at: int, wish: dict[str, Any]) -> None:
+    words = ["Hello", " wor", "ld", "\n", "日本", '"quoted"', " end"]
+    documents: list[Any] = [prompt_annotation(), delta({"role": "assistant", "content": ""})]
+    documents += [delta({"content": word}) for word in words]
+    documents += [delta({}, finish_reason="stop"), frame(choices=[], usage=usage_block(4, 7))]
+    wire = to_wire(AzureStream(tuple(documents)))
+    copied = same_both_ways(cut(wire, [at]), wish)
+    assert copied
 
 
 @given(wire=st.binary(max_size=200) | azure_streams().map(to_wire), at=cuts)
@@ -193,3 +335,38 @@ def test_a_whole_answer_keeps_all_but_the_model(
         body, CHAT, alias_name="my/é", keep_extensions=True, observe=lambda seen: None
     )
     assert json.loads(out) == {**document, "model": "my/é"}
+
+
+@given(
+    document=st.dictionaries(
+        st.text(max_size=4) | st.sampled_from(["usage", "data", '"model"', "mod\\u0065l"]),
+        json_values,
+        max_size=4,
+    ),
+    model=st.text(max_size=6) | st.sampled_from(["model", '"model":', "\\"]),
+    spelling=st.sampled_from([(",", ":"), (" ,\n", "\t: ")]),
+    ascii_only=st.booleans(),
+    data=st.data(),
+)
+def test_a_name_changed_in_the_bytes_is_changed_in_the_document(
+    document: dict[str, Any],
+    model: str,
+    spelling: tuple[str, str],
+    ascii_only: bool,
+    data: st.DataObject,
+) -> None:
+    text = json.dumps({**document, "model": model}, ensure_ascii=ascii_only, separators=spelling)
+    body = text.encode("utf-8", "surrogatepass")
+    if data.draw(st.booleans()):
+        body = data.draw(mangled(body))
+    try:
+        expected = ujson.loads(body)
+    except ValueError:
+        return
+    if not isinstance(expected, dict) or "model" not in expected:
+        return
+    out = splice_model(body, "my/é")
+    expected["model"] = "my/é"
+    if out is not None:
+        assert ujson.dumps(ujson.loads(out)) == ujson.dumps(expected)
+        assert ujson.dumps(ujson.loads(render(expected, body))) == ujson.dumps(expected)

@@ -192,3 +192,110 @@ def azure_streams(draw: st.DrawFn, *, clean: bool = True) -> AzureStream:
             body.append(frame(choices=[], usage=counts))
     first = [prompt_annotation()] if draw(st.booleans()) else []
     return AzureStream(documents=(*first, *body), done=clean and draw(st.booleans()))
+
+
+SPELLINGS = st.sampled_from([(",", ":"), (", ", ": ")])
+odd_texts = texts | st.sampled_from(
+    [
+        "",
+        '"content":"x"',
+        '"model":"y"},',
+        "\\",
+        '\\"',
+        "\t\n",
+        "\x7f",
+        "}]}",
+        '"usage":{"prompt_tokens":9}',
+        "aisix puts a probe here",
+        "[DONE]",
+        "é\u2029",
+    ]
+)
+
+
+@st.composite
+def wordy_events(draw: st.DrawFn) -> list[bytes]:
+    """The events of a stream that is mostly words, as servers of one habit or another send them.
+
+    Every stream has its own order of members, spacing, escapes and extras; some of its chunks
+    break the habit.
+    """
+    separators = draw(SPELLINGS)
+    ascii_only = draw(st.booleans())
+    prefix = draw(st.sampled_from([b"data: ", b"data:", b"event: chunk\ndata: "]))
+    order = draw(st.permutations(["id", "object", "created", "model", "choices", "extras"]))
+    inner = draw(st.permutations(["index", "delta", "logprobs", "finish_reason", "verdict"]))
+    extras = draw(
+        st.sampled_from(
+            [
+                {},
+                {"usage": None},
+                {"usage": usage_block(7, 3)},
+                {"model": None},
+                {"error": None, "content": "decoy", "x": {"content": "decoy", "model": "m"}},
+                {"cost": 1.50, "n": -0.0, "seed": 2**70, "alias": "my-gpt"},
+                {"prompt_filter_results": [{"content_filter_results": FILTER_VERDICT}]},
+            ]
+        )
+    )
+    verdict = draw(st.sampled_from([{}, FILTER_VERDICT, None]))
+    padded = draw(st.booleans())
+    choices = draw(st.integers(1, 3))
+    field = draw(st.sampled_from(["content", "refusal", "reasoning", "tool_calls", "text"]))
+
+    more = draw(st.sampled_from([{}, {}, {"refusal": "no"}, {"role": "assistant"}, {"n": 1}]))
+    custom = draw(st.sampled_from([{}, {}, {"custom": {"input": "x"}}]))
+    besides = draw(st.sampled_from([{}, {}, {"text": "x"}, {"message": {"content": "x"}}]))
+    second = draw(st.integers(0, 5)) == 0
+
+    def said(text: str) -> dict[str, Any]:
+        if field == "text":
+            return {"text": text}
+        if field == "tool_calls":
+            call = {"index": 0, "function": {"name": None, "arguments": text}, **custom}
+            return {"delta": {"tool_calls": [call]}, **besides}
+        return {"delta": {field: text, **more}, **besides}
+
+    def event(choice: dict[str, Any], padding: str) -> bytes:
+        members: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None, **choice}
+        if verdict is not None:
+            members["content_filter_results"] = verdict
+        names = [("content_filter_results" if name == "verdict" else name) for name in inner]
+        names += ["text", "message"]
+        told = {name: members[name] for name in names if name in members}
+        document = frame(choices=[told, told] if second else [told])
+        chunk: dict[str, Any] = {}
+        for name in order:
+            chunk |= extras if name == "extras" else {name: document[name]}
+        if padded:
+            chunk["obfuscation"] = padding
+        text = json.dumps(chunk, ensure_ascii=ascii_only, separators=separators)
+        return prefix + text.encode("utf-8", "surrogatepass") + b"\n\n"
+
+    events = []
+    for text in draw(st.lists(odd_texts, min_size=1, max_size=12)):
+        choice: dict[str, Any] = {"index": draw(st.integers(0, choices - 1)), **said(text)}
+        stray = draw(st.integers(0, 15))
+        if stray < 3:
+            choice["finish_reason"] = draw(st.sampled_from(["stop", "length"]))
+        elif stray == 3:
+            choice["logprobs"] = {"content": [{"token": text, "logprob": -0.5}]}
+        elif stray == 4:
+            choice = {"index": 0, "delta": {"role": "assistant", "content": text}}
+        events.append(event(choice, draw(st.sampled_from(["", "p9", 'a"b', "ü"]))))
+    return events
+
+
+@st.composite
+def mangled(draw: st.DrawFn, wire: bytes) -> bytes:
+    """`wire` after some accidents: bytes lost, doubled, changed or put in."""
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(wire)))
+        end = min(len(wire), start + draw(st.integers(0, 9)))
+        instead = draw(
+            st.binary(max_size=4)
+            | st.just(wire[start:end] * 2)
+            | st.sampled_from([b'"', b"\\", b"\n", b"\r\n", b"\n\n", b"{", b"}", b",", b"\xff"])
+        )
+        wire = wire[:start] + instead + wire[end:]
+    return wire

@@ -61,6 +61,7 @@ class ScriptedAnswer:
         self.headers: Mapping[str, str] = {"content-type": content_type} if content_type else {}
         self.first_byte_at = 5.0
         self.last_byte_at = 9.0
+        self.ended = False
         self.reads = 0
         self.cancelled_reads = 0
         self._script = list(script)
@@ -401,6 +402,14 @@ async def test_an_upstream_that_never_ends_after_the_end_mark_holds_nobody_up() 
 
 
 @pytest.mark.gen_test
+async def test_an_end_that_is_known_to_be_here_is_not_waited_for() -> None:
+    answer = ScriptedAnswer()
+    answer.ended = True
+    await drain(answer)
+    assert answer.reads == 0
+
+
+@pytest.mark.gen_test
 async def test_a_caller_that_hangs_up_after_the_end_mark_was_served() -> None:
     case = Case(ScriptedAnswer(WORD, STOP + DONE, asyncio.Event()))
     running = asyncio.create_task(case.run())
@@ -537,6 +546,51 @@ async def test_an_event_that_arrives_as_a_heartbeat_fails_is_not_written() -> No
     with pytest.raises(CallerDeparted):
         await running
     assert case.reply.writes == []
+
+
+class GoneCaller(RecordedReply):
+    """Its caller has gone; a write that finds out also cancels the task, like a shutdown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: asyncio.Task[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        raise CallerDeparted
+
+
+@pytest.mark.gen_test
+async def test_a_heartbeat_that_fails_does_not_swallow_a_cancellation() -> None:
+    reply = GoneCaller()
+    case = Case(ScriptedAnswer(asyncio.Event()), keepalive_s=SHORT_S, reply=reply)
+    reply.task = asyncio.create_task(case.run())
+    with pytest.raises(asyncio.CancelledError):
+        await reply.task
+    assert reply.task.cancelling() == 1
+
+
+class TranslatingAnswer(ScriptedAnswer):
+    """Says in its own words that a read was cancelled."""
+
+    async def read(self) -> bytes:
+        try:
+            return await super().read()
+        except asyncio.CancelledError:
+            raise UpstreamTimeout("idle", phase="idle") from None
+
+
+@pytest.mark.gen_test
+async def test_a_failed_heartbeat_leaves_no_cancellation_behind_in_any_case() -> None:
+    case = Case(
+        TranslatingAnswer(asyncio.Event()), keepalive_s=SHORT_S, reply=RecordedReply(fail_at=1)
+    )
+    with pytest.raises(UpstreamTimeout):
+        await case.run()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 @pytest.mark.gen_test

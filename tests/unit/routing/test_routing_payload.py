@@ -80,9 +80,24 @@ def test_a_bad_body_is_refused_with_the_field_named(raw, param, word):
     assert caught.value.message.startswith("request payload is invalid: ")
 
 
-def test_the_words_nan_and_infinity_in_strings_are_fine():
-    raw = b'{"model":"m","messages":[{"content":"NaN to Infinity"}]}'
+@pytest.mark.parametrize(
+    "text", ["NaN to Infinity", " NaN", "xNaN,Infinity]", "a:NaN}", "[NaN]", "-Infinity", "NaN"]
+)
+def test_the_words_nan_and_infinity_in_strings_are_fine(text):
+    raw = b'{"model":"m","messages":[{"content":"%s"}]}' % text.encode()
     assert parse_payload(raw, CHAT, None).requested == "m"
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+@pytest.mark.parametrize(
+    "value", [b"[%s]", b"[1,%s,2]", b"[\n\t %s ]", b'{"NaN":%s}', b'["xNaN Infinity",%s]']
+)
+def test_a_constant_is_found_wherever_a_value_may_stand(constant, value):
+    raw = b'{"x":"base64NaN/Infinity","model":"m","messages":[{}],"t":%s}' % (value % constant)
+    with pytest.raises(BadRequest, match="is not a JSON value"):
+        parse_payload(raw, CHAT, None)
+    with pytest.raises(BadRequest, match="is not a JSON value"):
+        parse_payload(constant, CHAT, None)
 
 
 def test_lone_surrogates_and_big_integers_survive():

@@ -171,3 +171,16 @@ def test_each_repair_is_made_once():
     assert repairs.judge(**refusals) is Verdict.RENEW_TOKEN
     assert repairs.judge(**refusals) is Verdict.DROP_STREAM_OPTIONS
     assert repairs.judge(**refusals) is Verdict.RETURN
+
+
+@pytest.mark.parametrize(
+    ("allowed", "may"), [("gpt-4o", True), ("gpt-*", True), ("gpt-4", False), ("gpt-**", False)]
+)
+def test_names_and_patterns_allow(allowed, may):
+    caller = ApiKey(id="k", key_hash="h", allowed_models=(allowed,))
+    if may:
+        assert resolve(SNAPSHOT, caller, "gpt-4o")[0].name == "gpt-4o"
+        return
+    for requested in ("gpt-4o", allowed):
+        with pytest.raises(Forbidden):
+            resolve(SNAPSHOT, caller, requested if requested != "gpt-4" else "gpt-4o")
