@@ -8,7 +8,6 @@ has closed it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -68,10 +67,11 @@ class Heritage:
 def begin(config: Config, lifeline: Lifeline, **marks: int) -> Shutdown:
     """What every child does first in its loop: its own log, whose lines carry `marks`, and an ear
     for the supervisor."""
-    handler = logs.configure(
-        level=config.observability.log_level, service_name=config.observability.service_name
+    logs.configure(
+        level=config.observability.log_level,
+        service_name=config.observability.service_name,
+        marks=marks,
     )
-    handler.addFilter(_Marks(marks))
     logs.register_secrets(config.admin.admin_keys)
     shutdown = Shutdown()
     lifeline.watch(shutdown.on_signal, shutdown.on_orphaned)
@@ -83,16 +83,3 @@ async def first_of(*tasks: asyncio.Task[object]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
-
-
-class _Marks(logging.Filter):
-    """Adds fields to every record."""
-
-    def __init__(self, marks: dict[str, int]) -> None:
-        super().__init__()
-        self._marks = marks
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Never refuses one."""
-        record.__dict__.update(self._marks)
-        return True
