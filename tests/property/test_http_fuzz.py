@@ -213,6 +213,7 @@ class WatchedFront(ProxyFront):
 async def test_a_spoilt_stream_is_answered_in_good_http_or_the_caller_departs(place: int):
     harness = ObligingHarness()
     state = ProcessState()
+    state.ready = True
     watched = WatchedFront(
         pipeline=harness.pipeline,
         routes=Routes(),
