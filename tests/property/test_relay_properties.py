@@ -193,15 +193,15 @@ def test_templates_change_nothing_about_streams_with_accidents(
     same_both_ways(cut(wire, at), wish)
 
 
-@given(at=st.integers(0, 10**6), wish=wishes)
-def test_a_stream_cut_anywhere_is_edited_the_same(at: int, wish: dict[str, Any]) -> None:
-    words = ["Hello", " wor", "ld", "\n", "日本", '"quoted"', " end"]
-    documents: list[Any] = [prompt_annotation(), delta({"role": "assistant", "content": ""})]
-    documents += [delta({"content": word}) for word in words]
+def test_a_stream_is_edited_the_same_for_every_cut_in_two_and_byte_by_byte() -> None:
+    wish = {"alias_name": "my-gpt", "include_usage": False, "keep_extensions": False}
+    documents: list[Any] = [prompt_annotation()]
+    documents += [delta({"content": word}) for word in ("Hello", '"wor', "日本")]
     documents += [delta({}, finish_reason="stop"), frame(choices=[], usage=usage_block(4, 7))]
     wire = to_wire(AzureStream(tuple(documents)))
-    copied = same_both_ways(cut(wire, [at]), wish)
-    assert copied
+    for at in range(len(wire)):
+        assert same_both_ways([wire[:at], wire[at:]], wish)
+    assert same_both_ways([wire[at : at + 1] for at in range(len(wire))], wish) == 2
 
 
 @given(wire=st.binary(max_size=200) | azure_streams().map(to_wire), at=cuts)

@@ -243,10 +243,10 @@ def wordy_events(draw: st.DrawFn) -> list[bytes]:
     choices = draw(st.integers(1, 3))
     field = draw(st.sampled_from(["content", "refusal", "reasoning", "tool_calls", "text"]))
 
-    more = draw(st.sampled_from([{}, {}, {"refusal": "no"}, {"role": "assistant"}, {"n": 1}]))
-    custom = draw(st.sampled_from([{}, {}, {"custom": {"input": "x"}}]))
-    besides = draw(st.sampled_from([{}, {}, {"text": "x"}, {"message": {"content": "x"}}]))
-    second = draw(st.integers(0, 5)) == 0
+    more = draw(st.sampled_from([{}] * 6 + [{"refusal": "no"}, {"role": "assistant"}]))
+    custom = draw(st.sampled_from([{}] * 4 + [{"custom": {"input": "x"}}]))
+    besides = draw(st.sampled_from([{}] * 8 + [{"text": "x"}, {"message": {"content": "x"}}]))
+    second = draw(st.integers(0, 9)) == 9
 
     def said(text: str) -> dict[str, Any]:
         if field == "text":
