@@ -7,7 +7,9 @@ by one tick per loop turn.
 
 Invariants, each of which hangs a transfer when it is broken:
 * No multi function is called inside a libcurl callback: callbacks only note and schedule.
-* A timer callback with 0 always leads to a tick.
+* A timer callback with 0 always leads to a tick. A later moment may be rung too early, because
+  earlier ones that libcurl gave up are not cancelled: after each such tick it names the moment
+  again.
 * After every `socket_action` finished transfers are collected, after a tick too: a transfer can
   start and end inside one.
 * When libcurl loses interest in a socket it stays in the epoll: most come back with the next
@@ -57,7 +59,7 @@ class Driver:
         self._watched: set[int] = set()
         self._tick_due = False
         self._closed = False
-        self._alarm = Alarm(loop, now=now, ring=self._on_alarm)
+        self._alarm = Alarm(loop, now=now, ring=self._tick)
         self._epoll = select.epoll()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
@@ -134,11 +136,6 @@ class Driver:
         if not self._closed:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             self._collect()
-
-    def _on_alarm(self) -> None:
-        self._tick()
-        # it may have rung for a moment that libcurl has given up: then no timer callback came
-        self._on_timer(self._multi.timeout())
 
     def _collect(self) -> None:
         queued = 1

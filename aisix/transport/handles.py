@@ -53,7 +53,6 @@ class Handle(pycurl.Curl):
     """An easy handle set up for one target. `now` is monotonic seconds, for stamps."""
 
     __slots__ = (
-        "_answered",
         "_began_at",
         "_connect_s",
         "_headers",
@@ -75,7 +74,6 @@ class Handle(pycurl.Curl):
         self._connect_s: float | None = None
         self._lines: list[bytes] = []
         self._began_at = 0.0
-        self._answered = False
         set_target(self, prepared.target, wire)
         self._listen(now)
 
@@ -102,7 +100,6 @@ class Handle(pycurl.Curl):
     def unload(self) -> None:
         """Let go of the last call's body and answer."""
         self.receiver = None
-        self._answered = False
         self._lines.clear()
         self.setopt(pycurl.POSTFIELDS, b"")
 
@@ -131,13 +128,11 @@ class Handle(pycurl.Curl):
         self.setopt(pycurl.WRITEFUNCTION, on_body)
 
     def _on_blank_line(self) -> None:
-        """The end of a head, or of trailers, which nobody reads."""
+        """The end of a head. Trailers come without their blank line (libcurl 8.23)."""
         lines = self._lines
-        if not self._answered and self.receiver is not None:
-            status = status_of(lines[0])
-            if status >= 200:  # an interim answer is not the answer
-                self._answered = True
-                self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
+        status = status_of(lines[0])
+        if status >= 200 and self.receiver is not None:  # an interim answer is not the answer
+            self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
         lines.clear()
 
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
-from aisix.errors import UpstreamBroken, UpstreamTimeout
+from aisix.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.curl import CurlTransport
 from aisix.transport.handles import Handle
 from tests.support.raw_server import (
@@ -28,6 +28,7 @@ from tests.support.raw_server import (
 from tests.support.transports import curl_transport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 NONE = Deadlines(5.0, 0.0, 0.0, 0.0)
 KIB = 1024
 MIB = 1024 * KIB
@@ -95,7 +96,7 @@ async def test_a_reused_handle_answers_nothing_of_the_call_before():
     replies = iter(
         [
             b"HTTP/1.1 200 OK\r\nX-First: 1\r\nContent-Length: 3\r\n\r\none",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: 1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: 500\r\n\r\n",
             b"HTTP/1.1 103 Hints\r\nX-Hint: 1\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
         ]
     )
@@ -111,6 +112,7 @@ async def test_a_reused_handle_answers_nothing_of_the_call_before():
         async with transport.open(call) as second:
             assert "x-first" not in second.headers
             assert await second.read_all() == b""
+            assert (second.status, "x-trailer" in second.headers) == (200, False)
         async with transport.open(call) as third:
             assert (third.status, dict(third.headers)) == (404, {"content-length": "0"})
             assert await third.read_all() == b""
@@ -180,6 +182,34 @@ async def test_a_reused_handle_takes_the_connect_deadline_of_its_own_call():
             assert transport.stats().pooled_handles == 1
             with pytest.raises(UpstreamTimeout) as caught:
                 await fetch(transport, wanted, deadlines=Deadlines(0.1, 0, 0, 0))
+        assert caught.value.phase == "connect"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", SHORT + b"bo", b"not HTTP\r\n\r\n"])
+async def test_a_handle_whose_call_failed_is_not_used_again(answer: bytes):
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(answer)
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        with pytest.raises((UpstreamBroken, UpstreamUnreachable)):
+            await fetch(transport, target(server))
+        assert transport.stats().pooled_handles == 0
+
+
+@pytest.mark.gen_test
+async def test_a_timer_that_libcurl_gave_up_does_not_swallow_the_one_after_it():
+    """The first call's connect deadline rings in vain, before that of the second call."""
+
+    async def silent(connection: RawConnection) -> None:
+        await connection.until_gone()
+
+    async with raw_server(ok) as server, raw_server(silent) as other, curl_transport() as transport:
+        await fetch(transport, target(server), deadlines=Deadlines(0.1, 0, 0, 0))
+        stalled = UpstreamTarget("POST", f"https://127.0.0.1:{other.port}/")
+        with pytest.raises(UpstreamTimeout) as caught:
+            await fetch(transport, stalled, deadlines=Deadlines(0.4, 0, 0, 3.0))
         assert caught.value.phase == "connect"
 
 
@@ -409,9 +439,6 @@ def in_two(gate: asyncio.Event, head: bytes):
         await connection.send(b"body")
 
     return serve
-
-
-SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 
 
 @pytest.mark.gen_test
