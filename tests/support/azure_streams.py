@@ -225,7 +225,7 @@ def wordy_events(draw: st.DrawFn) -> list[bytes]:
     prefix = draw(st.sampled_from([b"data: ", b"data:", b"event: chunk\ndata: "]))
     order = draw(st.permutations(["id", "object", "created", "model", "choices", "extras"]))
     inner = draw(st.permutations(["index", "delta", "logprobs", "finish_reason", "verdict"]))
-    extras = draw(
+    extras: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {},
@@ -243,9 +243,13 @@ def wordy_events(draw: st.DrawFn) -> list[bytes]:
     choices = draw(st.integers(1, 3))
     field = draw(st.sampled_from(["content", "refusal", "reasoning", "tool_calls", "text"]))
 
-    more = draw(st.sampled_from([{}] * 6 + [{"refusal": "no"}, {"role": "assistant"}]))
-    custom = draw(st.sampled_from([{}] * 4 + [{"custom": {"input": "x"}}]))
-    besides = draw(st.sampled_from([{}] * 8 + [{"text": "x"}, {"message": {"content": "x"}}]))
+    more: dict[str, Any] = draw(
+        st.sampled_from([{}] * 6 + [{"refusal": "no"}, {"role": "assistant"}])
+    )
+    custom: dict[str, Any] = draw(st.sampled_from([{}] * 4 + [{"custom": {"input": "x"}}]))
+    besides: dict[str, Any] = draw(
+        st.sampled_from([{}] * 8 + [{"text": "x"}, {"message": {"content": "x"}}])
+    )
     second = draw(st.integers(0, 9)) == 9
 
     def said(text: str) -> dict[str, Any]:
