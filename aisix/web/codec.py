@@ -35,6 +35,7 @@ _METHODS = {
     name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 }
 _MAX_NAMES = 512
+_SPACE = b" \t"  # llhttp takes away only what stands before a value
 _FRAMING = ("content-length", "transfer-encoding")
 
 
@@ -120,13 +121,20 @@ class MessageParser:
         """Complete heads, oldest first; whoever takes one removes it."""
         self.ended = False
         """Nothing more will be parsed: an error, an upgrade, or the caller's own last message."""
+        self.switched = False
+        """The last message asks for a WebSocket: what follows is not for this parser."""
         self.rest = b""
-        """What came behind an upgrade."""
+        """What came behind it."""
 
     @property
     def in_head(self) -> bool:
         """Whether part of a head has come, but not all."""
         return self._in_head
+
+    @property
+    def full(self) -> bool:
+        """Whether the body that is coming in must be read before more of it is fed."""
+        return self._message is not None and self._message.body.full
 
     def feed(self, data: bytes) -> None:
         """Take in what has arrived. Never raises: an error becomes a message with a refusal."""
@@ -193,7 +201,7 @@ class MessageParser:
         if known in self._raw:
             self._repeat(known, value)
         else:
-            self._raw[known] = value
+            self._raw[known] = value.rstrip(_SPACE)
 
     def on_headers_complete(self) -> None:
         """The head is whole: check what llhttp does not, and hand the message out."""
@@ -214,7 +222,7 @@ class MessageParser:
         if self._switched:
             wish = raw.get("upgrade", b"").strip().lower()
             message.upgrade = wish == b"websocket" and method == b"GET"
-            if method == b"CONNECT":
+            if method == b"CONNECT" or message.upgrade:
                 message.keep_alive = False
         if not message.old and raw.get("expect", b"").strip().lower() == b"100-continue":
             message.expects_continue = True
@@ -256,7 +264,7 @@ class MessageParser:
     def _repeat(self, name: str, value: bytes) -> None:
         if name == "host":
             self._refuse(BadRequest("the request is malformed: more than one Host header"))
-        self._raw[name] += b", " + value
+        self._raw[name] += b", " + value.rstrip(_SPACE)
 
     def _check_framing(self, version: str) -> bool:
         """Whether the caller speaks HTTP/1.0. Raises for what could be read in two ways."""
@@ -302,7 +310,7 @@ class MessageParser:
         message = self._message
         self._switched = False
         if message is None or message.upgrade or message.method == "CONNECT":
-            self.ended = True
+            self.ended = self.switched = True
             self.rest = rest
             self._message = None
             if message is not None:

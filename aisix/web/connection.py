@@ -170,8 +170,9 @@ class Connection:
         self._message = message
         self._state.begin(self)
         if not body.complete:
-            body.connect(on_room=self._watch, on_wanted=self._want)
-        self._watch()
+            body.connect(on_room=self.watch, on_wanted=self._want)
+        if not (message.upgrade or self._parser.switched):
+            self.watch()
         try:
             await self._front.serve(message, self)
             way_back = self.way_back
@@ -192,10 +193,11 @@ class Connection:
 
     # ── the caller, while its request is served ──
 
-    def _watch(self) -> None:
-        """Keep a read pending: it brings more of the body, or the end."""
+    def watch(self) -> None:
+        """Keep a read pending: it brings more of the body, or the end. Not for a request that may
+        take the connection over, nor before one: Tornado has but one reader at a time."""
         message = self._message
-        if message is None or message.upgrade or self._expired:
+        if message is None or self._expired:
             return
         if self._reading is None:
             try:
@@ -233,11 +235,11 @@ class Connection:
             self.hang_up()
             self._end_swallowing()
         elif (
-            not body.full
+            not (parser.full or parser.switched)
             and len(parser.messages) < _READ_AHEAD
             and self._ignored_bytes <= _IGNORED_BYTES
         ):
-            self._watch()
+            self.watch()
 
     def _want(self) -> None:
         """The exchange waits for more of the body; the caller may wait to be told so, once."""
@@ -271,10 +273,10 @@ class Connection:
         reads only when it has sent everything meets its answer and not a reset."""
         body = message.body
         body.discard()
-        if not self._last or not (body.failed or message.expects_continue):
+        if not (body.failed or message.expects_continue):
             self._swallowing = asyncio.get_running_loop().create_future()
             self._wait(self._front.patience.swallow_s)
-            self._watch()
+            self.watch()
             try:
                 await self._swallowing
             finally:
@@ -292,10 +294,11 @@ class Connection:
     def connection_header(self, *, probe: bool = False) -> str:
         """The `Connection` line of an answer. One that leaves while the process drains says that it
         is the last, even when its request came before, but for a `probe`; so does one to a caller
-        that waits for `100 Continue` in vain: nobody knows whether its body will follow."""
+        that waits for `100 Continue` in vain or whose body broke: nobody knows what will follow."""
         message = self._message
-        waits = message is not None and message.expects_continue and not message.body.complete
-        if self._last or waits or (self._state.draining and not probe):
+        if message is not None and not message.body.complete:
+            self._last |= message.expects_continue or message.body.failed
+        if self._last or (self._state.draining and not probe):
             self._last = True
             return "Connection: close\r\n"
         return "Connection: Keep-Alive\r\n" if self.old else ""

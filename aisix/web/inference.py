@@ -14,9 +14,9 @@ import tornado.web
 import ujson
 
 from aisix.core.request import InboundRequest
-from aisix.errors import GatewayError, InternalError, envelope
+from aisix.errors import GatewayError, InternalError, answer_headers, envelope
 from aisix.pipeline import Pipeline
-from aisix.web.base import ProcessState, request_id
+from aisix.web.base import ProcessState, new_request_id, request_id
 from aisix.web.body import SWALLOW_S, body_too_large
 from aisix.web.codec import Message
 from aisix.web.connection import Connection, Patience
@@ -54,10 +54,10 @@ class ProxyFront:
         """Run the exchange of `message`."""
         path = message.path
         if path in PROBE_PATHS and message.refusal is None:
-            handover = Handover(connection, message)
-            connection.way_back = handover
-            await handover.run(self.application)
+            await self._hand_over(message, connection)
             return
+        if message.upgrade:
+            connection.watch()  # nobody takes the connection over
         match = self.routes.match(message.method, path)
         headers = message.headers
         id = request_id(headers, self.accept_request_ids)
@@ -81,6 +81,17 @@ class ProxyFront:
             if not reply.committed:
                 error = InternalError("the gateway failed to serve this request")
                 await reply.send(error.status, _JSON, ujson.dumps(envelope(error)).encode())
+
+    async def _hand_over(self, message: Message, connection: Connection) -> None:
+        handover = Handover(connection, message)
+        connection.way_back = handover
+        try:
+            await handover.run(self.application)
+        except GatewayError as error:  # of its body: nothing was answered yet
+            reply = ConnectionReply(connection, new_request_id())
+            connection.way_back = reply
+            headers = {**_JSON, **answer_headers(error)}
+            await reply.send(error.status, headers, ujson.dumps(envelope(error)).encode())
 
     def _refusal(self, match: Match, message: Message) -> GatewayError | None:
         if match.refusal is not None:
