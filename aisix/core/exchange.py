@@ -69,12 +69,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A checked JSON request body. `document` goes upstream after rewriting; it is never logged."""
+    """A checked JSON request body. `document` goes upstream after rewriting; it is never logged.
+
+    `raw` is what the document was read from, for who can edit it without a rebuild; b"" for a
+    document that was made otherwise."""
 
     document: dict[str, Any] = field(repr=False)
     requested: str
     stream: bool = False
     include_usage: bool = False
+    raw: bytes = field(repr=False, default=b"")
 
 
 @dataclass(slots=True)

@@ -11,9 +11,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import ujson
 
 from aisix import __version__
 from aisix.core.endpoints import EndpointSpec
@@ -21,13 +18,13 @@ from aisix.core.exchange import Payload
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientSecret, Credential, Deployment, ResourceKey
 from aisix.errors import (
-    BadRequest,
     CredentialUnusable,
     FieldError,
     UpstreamMisconfigured,
     UpstreamRejected,
 )
 from aisix.upstream import address, refusals
+from aisix.upstream.body import render_body
 from aisix.upstream.secret import parse_secret
 
 _OWN_HEADERS = frozenset(
@@ -103,9 +100,11 @@ class AzureOpenAI:
         """
         streaming = payload.stream and spec.may_stream
         target = self._target(spec, deployment, token=token, streaming=streaming)
-        document = _document(payload, deployment.name, streaming, inject_stream_options)
+        body = render_body(
+            payload, deployment.name, streaming=streaming, inject=inject_stream_options
+        )
         return UpstreamCall(
-            target, [pair for pair in forward if _may_forward(*pair)], _render(document), deadlines
+            target, [pair for pair in forward if _may_forward(*pair)], body, deadlines
         )
 
     def _target(
@@ -194,42 +193,3 @@ def _may_forward(name: str, value: str) -> bool:
         and name.isascii()
         and name.isprintable()
     )
-
-
-def _document(
-    payload: Payload, deployment_name: str, streaming: bool, inject_stream_options: bool
-) -> dict[str, Any]:
-    """The caller's document with our changes, in its own order; a shallow copy, never the original.
-
-    The usage block of a stream is always asked for: without it tokens would go uncounted, and a
-    caller could choose that. Where the api-version does not know `stream_options`, the caller's
-    own go too.
-    """
-    document = dict(payload.document)
-    document["model"] = deployment_name
-    if streaming and inject_stream_options:
-        options = document.get("stream_options") or {}
-        document["stream_options"] = {**options, "include_usage": True}
-    elif streaming:
-        document.pop("stream_options", None)
-    return document
-
-
-def _render(document: dict[str, Any]) -> bytes:
-    try:
-        try:
-            return _dumps(document, ascii_only=False)
-        except UnicodeEncodeError:
-            # a lone surrogate is legal in JSON text but not in UTF-8: only its escape can carry it
-            return _dumps(document, ascii_only=True)
-    except (OverflowError, RecursionError, ValueError) as error:
-        raise BadRequest(
-            "request payload is invalid: a number is out of range or the nesting is too deep"
-        ) from error
-
-
-def _dumps(document: dict[str, Any], *, ascii_only: bool) -> bytes:
-    text = ujson.dumps(
-        document, ensure_ascii=ascii_only, escape_forward_slashes=False, allow_nan=False
-    )
-    return text.encode()
