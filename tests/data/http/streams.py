@@ -36,6 +36,9 @@ STREAMS: tuple[bytes, ...] = (
     _post(_JSON, b"Connection: close\r\n") + _MODELS,
     b"GET http://x/v1/models?a=b#c HTTP/1.1\r\nHost: x:1\r\nX-A: 1\r\nX-A: 2\r\n\r\n" + _MODELS,
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\nCONNECT y:1 HTTP/1.1\r\nHost: y\r\n\r\n\x16\x03",
+    b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nHEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n" + _MODELS,
+    _chunks(b"{}").replace(_CHAT, b"/livez") + _post(b"{}", target=b"/readyz") + _MODELS,
+    b"GET /livez HTTP/1.1\r\nHost: x\r\n" + _H2C + b"\r\n" + _MODELS,
     _MODELS
     + b"GET /v1/x HTTP/1.1\r\n"
     + AUTHORIZED
