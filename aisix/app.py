@@ -239,4 +239,6 @@ def build_transport(config: Config, clock: Clock) -> CurlTransport:
         ca_file=upstream.tls.ca_file,
         verify=upstream.tls.verify,
         tcp_keepalive_s=upstream.tcp_keepalive_secs,
+        pool_idle_timeout_s=upstream.pool_idle_timeout_secs,
+        pool_max_idle_per_host=upstream.pool_max_idle_per_host,
     )

@@ -593,7 +593,10 @@ class Upstream:
     )
     pool_max_idle_per_host: int = field(
         default=1_024,
-        metadata=_as(_CONNECTIONS, "Open connections kept for reuse, per worker."),
+        metadata=_as(
+            _CONNECTIONS,
+            "Open connections (busy ones too) above which idle ones go. 0 = none kept.",
+        ),
     )
     tcp_keepalive_secs: int = field(
         default=60, metadata=_as(_KEEPALIVE, "Idle time before TCP keep-alive. 0 = off.", "seconds")

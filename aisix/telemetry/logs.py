@@ -128,6 +128,8 @@ def configure(
     logging.getLogger(_OWN).setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # whoever speaks plain HTTP to a TLS port must not fill the log
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
     # Tornado's own line per request would repeat ours, with the raw path and query
     logging.getLogger("tornado.access").setLevel(_SILENT)
     logging.captureWarnings(True)

@@ -65,6 +65,11 @@ class StreamedBody:
         return self._held_bytes >= HIGH_WATER_BYTES
 
     @property
+    def awaited(self) -> bool:
+        """Whether a reader waits for more of it."""
+        return self._arrival is not None and not self._arrival.done()
+
+    @property
     def failed(self) -> bool:
         """Whether the rest will not come."""
         return self._error is not None

@@ -229,8 +229,9 @@ class Connection:
         if body.complete or body.failed:
             self.deadline = NEVER
             self._end_swallowing()
-        elif self.deadline is not NEVER and self._swallowing is None:
-            self._wait(self._front.patience.body_s)
+        elif self._swallowing is None:
+            # patience is for callers that let us wait, not for those that wait for us
+            self._wait(self._front.patience.body_s if body.awaited else 0.0)
         if body.flooded:
             self.hang_up()
             self._end_swallowing()

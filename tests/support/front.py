@@ -227,13 +227,13 @@ class Front:
 
 @asynccontextmanager
 async def serve_application(
-    application: Application | ProxyFront, state: ProcessState
+    application: Application | ProxyFront, state: ProcessState, *, sweep_s: float = 0.02
 ) -> AsyncIterator[Front]:
     """`application` on a free port of 127.0.0.1."""
     sockets = bind_sockets(0, "127.0.0.1")
     server: HTTPServer | ProxyServer
     if isinstance(application, ProxyFront):
-        server = ProxyServer(application)
+        server = ProxyServer(application, sweep_s=sweep_s)
     else:
         server = HTTPServer(application, max_body_size=UNLIMITED_BYTES)
     server.add_sockets(sockets)

@@ -74,7 +74,7 @@ def test_times_are_utc_with_milliseconds():
 @pytest.mark.logs("tornado.general")
 def test_prose_of_libraries_is_a_message():
     with logging_to() as out:
-        logging.getLogger("tornado.general").warning("it %s", "broke")
+        logging.getLogger("tornado.general").error("it %s", "broke")
         [line] = documents(out)
     assert line["message"] == "it broke"
     assert "event" not in line
