@@ -35,7 +35,7 @@ from aisix.errors import (
     answer_headers,
     envelope,
 )
-from aisix.relay.pump import Relay, drain, error_event
+from aisix.relay.pump import Relay, error_event
 from aisix.routing import listing
 from aisix.routing.payload import check_headers, parse_payload
 from aisix.routing.resolver import resolve
@@ -137,10 +137,6 @@ class Pipeline:
                 )
                 self._take_usage(exchange, meter)
                 exchange.advance(Phase.DONE)
-                if exchange.streaming:
-                    # the caller has its last byte and may already be asking again
-                    self._settle(exchange)
-                    await drain(answer)
         finally:
             if not exchange.ended:
                 self._take_usage(exchange, meter)

@@ -139,6 +139,10 @@ class UpstreamAnswer(Protocol):
     async def read_all(self, limit: int = 0) -> bytes:
         """The rest of the body, cut off after `limit` bytes when `limit` is not 0."""
 
+    def let_end(self, within_s: float) -> None:
+        """All that matters has been read: leaving the context now gives the upstream so many
+        seconds to end the answer by itself, which saves its connection. What comes is dropped."""
+
 
 class Transport(Protocol):
     """The wire. Leaving the context, however, ends the transfer at once."""

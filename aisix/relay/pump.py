@@ -10,7 +10,6 @@ Failures after the commit point are raised like those before; the pipeline tells
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import ujson
 from aisix.core.endpoints import UsageForm
 from aisix.core.exchange import Exchange
 from aisix.core.ports import Clock, Meter, Reply, UpstreamAnswer
-from aisix.errors import GatewayError, UpstreamBroken
+from aisix.errors import UpstreamBroken
 from aisix.relay.answer import rewrite_answer
 from aisix.relay.editor import StreamEditor
 from aisix.relay.keepalive import StreamReply, commit
@@ -36,8 +35,8 @@ EXTENSIONS_HEADER = "x-aisix-azure-extensions"
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
 """Largest answer that is held whole: twice what 2,048 embeddings of 3,072 numbers take as text."""
 
-_DRAIN_S = 0.1
-"""How long to wait, after the end mark, for the upstream's own end: it saves the connection."""
+_LET_END_S = 0.1
+"""How long, after the end mark, the upstream's own end is awaited: it saves the connection."""
 
 
 class Relay:
@@ -115,6 +114,7 @@ class Relay:
                 if not piece:
                     break
             await out.finish()
+            answer.let_end(_LET_END_S)
 
     async def _relay_document(
         self,
@@ -164,27 +164,6 @@ class Relay:
                 exchange.timings.first_out = self._clock.monotonic()
             piece = await answer.read()
         await reply.finish()
-
-
-async def drain(answer: UpstreamAnswer) -> None:
-    """Wait a moment for the upstream's end, so that its connection can be used again.
-
-    To be called when a stream has been relayed. The caller has all of its answer, and many SDKs
-    hang up when they read the end mark: being cancelled here only ends the wait, and the exchange
-    stays a success.
-    """
-    if getattr(answer, "ended", False):
-        return  # a transport may know that the end is here already
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            while await answer.read():
-                pass
-    except (TimeoutError, GatewayError):
-        return
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None:  # pragma: no branch - this always runs in a task
-            task.uncancel()
 
 
 def error_event(envelope: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ class BodyBuffer:
     """
 
     __slots__ = (
+        "_dropping",
         "_ended",
         "_error",
         "_high_water_bytes",
@@ -43,6 +44,7 @@ class BodyBuffer:
         self._resume = resume
         self._high_water_bytes = high_water_bytes
         self._pieces: list[bytes] = []
+        self._dropping = False
         self._ended = False
         self._error: BaseException | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -55,6 +57,8 @@ class BodyBuffer:
 
         An empty buffer takes a piece of any size: otherwise a large one could never pass.
         """
+        if self._dropping:
+            return True
         size = self.size + len(piece)
         if size > self._high_water_bytes and self.size:
             self.held = True
@@ -64,6 +68,15 @@ class BodyBuffer:
         self.peak = max(self.peak, size)
         self._wake()
         return True
+
+    def drop(self) -> None:
+        """Nobody reads any more: what waits and what comes is forgotten."""
+        self._dropping = True
+        self._pieces.clear()
+        self.size = 0
+        if self.held:
+            self.held = False
+            self._resume()
 
     def end(self, error: BaseException | None = None) -> None:
         """No more will come; the reader gets what is here, then the end or `error`. First wins."""

@@ -88,7 +88,7 @@ class Engine:
             self.close()
             return
         self.pool.expire(now)
-        wanted = min([transfer.look(now) for transfer in self.transfers], default=NEVER)
+        wanted = min([transfer.look(now) for transfer in tuple(self.transfers)], default=NEVER)
         wanted = min(wanted, self.pool.due)
         if not self.transfers:
             wanted = min(wanted, self._quiet_since + self._max_idle_s)

@@ -138,14 +138,19 @@ class _MemoryTransfer:
         self._steps = deque(script.pieces)
         self._error: Exception | None = None
         self._started_at = asyncio.get_running_loop().time()
+        self._may_end = False
         self.status = 0
         self.headers = {}
         self.first_byte_at = self.last_byte_at = 0.0
 
     @property
     def unfinished(self) -> bool:
-        """Whether the script had more to say."""
-        return self._error is None and (self.status == 0 or bool(self._steps))
+        """Whether the script had more to say to somebody."""
+        return self._error is None and not self._may_end and (self.status == 0 or bool(self._steps))
+
+    def let_end(self, within_s: float) -> None:
+        """What is left of the script matters to nobody."""
+        self._may_end = within_s > 0
 
     async def connected(self) -> None:
         """Play the steps up to the connection."""

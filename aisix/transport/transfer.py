@@ -2,6 +2,7 @@
 
 Invariants:
 * Leaving the context ends the transfer in the same loop turn, in whatever state it is.
+  One exception: an answer that may `let_end` goes on for that long, unread.
 * A deadline is no timer: the engine's alarm is told the moment, and `look` is asked when it rings.
   libcurl keeps the connect deadline. The idle deadline rests while we hold the transfer, because
   that silence is the caller's.
@@ -35,7 +36,9 @@ class Transfer:
         "_ended",
         "_engine",
         "_engine_for_now",
+        "_grace_s",
         "_handle",
+        "_leaves_at",
         "_opened",
         "_progress_at",
         "_started_at",
@@ -57,6 +60,8 @@ class Transfer:
         self._upload: Upload | None = None
         self._ended = False
         self._started_at = self._progress_at = 0.0
+        self._grace_s = 0.0
+        self._leaves_at = 0.0
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.first_byte_at = self.last_byte_at = 0.0
@@ -84,6 +89,11 @@ class Transfer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._grace_s and not self._ended and error is None:
+            self._leaves_at = self._engine.now() + self._grace_s
+            self._engine.alarm.want(self._leaves_at)
+            self._body.drop()
+            return
         self.end(None)
         self._engine.left(self)
         if self._upload is not None:
@@ -105,6 +115,11 @@ class Transfer:
             return data[:limit] if limit else data
         return await read_all(self._body.read, limit)
 
+    def let_end(self, within_s: float) -> None:
+        """Leaving the context gives the upstream so long to end the answer by itself."""
+        if self._upload is None:
+            self._grace_s = within_s
+
     def end(self, error: BaseException | None) -> None:
         """Stop the transfer, if it still runs; a reader gets what came, then `error`. First wins.
 
@@ -121,6 +136,11 @@ class Transfer:
     def look(self, now: float) -> float:
         """End the transfer when a deadline has passed; the moment of its next one."""
         if self._ended:
+            return NEVER
+        if self._leaves_at:
+            if self._leaves_at > now:
+                return self._leaves_at
+            self.end(None)
             return NEVER
         deadlines = self._call.deadlines
         if not self.status:
@@ -195,6 +215,8 @@ class Transfer:
         elif error is not None and not self._opened.done():
             self._opened.set_exception(error)
         self._body.end(error)
+        if self._leaves_at:
+            self._engine.left(self)
 
     def _wake(self) -> None:
         if not self._opened.done():

@@ -538,6 +538,83 @@ async def test_a_connection_left_early_is_not_used_again():
             assert len(server.connections) == expected
 
 
+HALF_A_STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ndone\r\n"
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_is_let_to_end_saves_its_connection():
+    go_on = asyncio.Event()
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(HALF_A_STREAM)
+        await go_on.wait()
+        await connection.send(b"5\r\nmore!\r\n0\r\n\r\n")
+        await connection.request()
+        await connection.send(OK)
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        async with transport.open(call(server.url())) as answer:
+            assert await answer.read() == b"done"
+            answer.let_end(10.0)
+        assert transport.stats().open_transfers == 1
+        go_on.set()
+        await at_rest(transport)
+        assert await fetch(transport, call(server.url())) == b"ok"
+        assert len(server.connections) == 1
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_does_not_end_in_time_is_cut():
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(HALF_A_STREAM)
+        await connection.until_gone()
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        async with transport.open(call(server.url())) as answer:
+            assert await answer.read() == b"done"
+            answer.let_end(0.01)
+        await asyncio.wait_for(server.connections[0].gone.wait(), 5)
+        await at_rest(transport)
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_is_let_to_end_is_dropped_however_much_still_comes():
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(HALF_A_STREAM, *[piece] * 64, b"0\r\n\r\n")
+        await connection.request()
+        await connection.send(OK)
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        async with transport.open(call(server.url())) as answer:
+            await answer.read()
+            answer.let_end(10.0)
+        await at_rest(transport)
+        assert await fetch(transport, call(server.url())) == b"ok"
+        assert len(server.connections) == 1
+        assert transport.stats().peak_body_bytes <= 65_536
+
+
+@pytest.mark.gen_test
+async def test_closing_ends_answers_that_were_let_to_end():
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(HALF_A_STREAM)
+        await connection.until_gone()
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        async with transport.open(call(server.url())) as answer:
+            await answer.read()
+            answer.let_end(600.0)
+        await transport.close()
+        await asyncio.wait_for(server.connections[0].gone.wait(), 5)
+        assert transport.stats().open_transfers == 0
+
+
 @pytest.mark.gen_test
 async def test_a_kept_connection_that_was_closed_is_replaced():
     closed = asyncio.Semaphore(0)
@@ -673,6 +750,13 @@ async def steady(figure) -> None:
         await asyncio.sleep(0.01)
         still = still + 1 if figure() == before and before else 0
         before = figure()
+
+
+async def at_rest(transport: CurlTransport) -> None:
+    """Wait until no transfer runs any more."""
+    async with asyncio.timeout(5):
+        while transport.stats().open_transfers:
+            await asyncio.sleep(0)
 
 
 async def send_big(connection: RawConnection, block: bytes, count: int) -> None:
