@@ -58,6 +58,8 @@ class Child:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
+        # a signal taken here would leave the main thread, which is to act on it, asleep in its wait
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         stream: IO[str] | None = self.process.stdout
         with self._log.open("w", encoding="utf-8") as log:
             for line in stream or ():

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.support.process import PYTHON, Program
 
 _FREE = [f"--{name}-port=0" for name in ("proxy", "admin", "metrics", "simulator")]
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINE = '"stream": true, "messages"'
 
 
@@ -45,6 +47,17 @@ def _is_open(url: str) -> bool:
     return False
 
 
+def _threads(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
+def _takes_signals(thread: Path) -> bool:
+    """Whether `thread` leaves none of the signals that stop the demo to the others."""
+    status = (thread / "status").read_text()
+    blocked = int(status.split("SigBlk:", 1)[1].split()[0], 16)
+    return not any(blocked >> (number - 1) & 1 for number in _STOP_SIGNALS)
+
+
 @pytest.mark.parametrize(
     "signals",
     [
@@ -63,6 +76,17 @@ def test_a_stopped_demo_leaves_no_process_behind(signals):
             program.send_signal(number)
         assert program.wait(20).status == 0
         assert not [url for url in addresses.values() if _is_open(url)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_only_the_main_thread_of_the_demo_takes_signals():
+    """The kernel gives a signal to any thread that takes it, and would not wake the one that
+    waits."""
+    with _demo() as program:
+        _addresses(program)
+        taken = {thread: _takes_signals(thread) for thread in _threads(program.process.pid)}
+    assert taken == {thread: thread.name == str(program.process.pid) for thread in taken}
+    assert len(taken) == 3, "the output of each child has a thread"
 
 
 def test_a_demo_in_the_background_of_a_shell_can_be_ended():
