@@ -33,7 +33,7 @@ _SPLICE_BYTES = 1024
 """Smaller documents are rendered anew faster than their model's name is found."""
 
 _MODEL = b'"model"'
-_MODEL_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")', re.DOTALL)
+_MODEL_VALUE = re.compile(rb'[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL)
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
 
 
