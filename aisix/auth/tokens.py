@@ -32,7 +32,7 @@ def caller_token(headers: HeaderView, *, azure_style: bool) -> str | None:
     azure_key: str | None = headers.get("api-key")
     if azure_style and azure_key:
         return azure_key.strip() or None
-    authorization: str | None = headers.get("Authorization")
+    authorization: str | None = headers.get("authorization")
     if authorization is not None:
         if not authorization.startswith(_BEARER):
             return None

@@ -14,6 +14,8 @@ from enum import Enum
 class UsageForm(Enum):
     """Where an answer's usage block is and how its streamed text is spelt."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code
+
     CHAT = "chat"
     COMPLETION = "completion"
     EMBEDDING = "embedding"
@@ -22,6 +24,8 @@ class UsageForm(Enum):
 
 class Action(Enum):
     """Who answers: Azure, or the gateway from its snapshot."""
+
+    __hash__ = object.__hash__
 
     RELAY = "relay"
     LIST_MODELS = "list_models"

@@ -37,6 +37,8 @@ class Hold(Protocol):
 class Phase(Enum):
     """Where an exchange stands."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code
+
     NEW = "new"
     ADMITTED = "admitted"
     DISPATCHED = "dispatched"

@@ -14,10 +14,10 @@ from aisix.errors import GatewayError
 
 
 class HeaderView(Protocol):
-    """Case-insensitive read access to request headers; repeated ones are joined by commas."""
+    """Read access to request headers; names in lower case, repeated ones joined by commas."""
 
     def get(self, name: str, /) -> str | None:
-        """The value of `name`, or None."""
+        """The value of `name`, or None. `name` is in lower case."""
 
 
 class RequestBody(Protocol):

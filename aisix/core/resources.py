@@ -117,4 +117,7 @@ class ApiKey:
 
     def allows(self, name: str) -> bool:
         """Whether this key may ask for `name`; an empty list allows nothing."""
-        return any(matches(pattern, name) for pattern in self.allowed_models)
+        allowed = self.allowed_models
+        return (
+            name in allowed or "*" in allowed or any(matches(pattern, name) for pattern in allowed)
+        )

@@ -28,12 +28,12 @@ _BEFORE_VALUE = b"[:,- \t\r\n"
 
 def check_headers(headers: HeaderView) -> None:
     """Refuse what cannot be JSON before reading it. Raises BadRequest, UnsupportedEncoding."""
-    encoding: str | None = headers.get("Content-Encoding")
+    encoding: str | None = headers.get("content-encoding")
     if encoding and encoding.strip().lower() != "identity":
         raise UnsupportedEncoding(
             "Content-Encoding is not supported: send the request body uncompressed"
         )
-    content_type: str | None = headers.get("Content-Type")
+    content_type: str | None = headers.get("content-type")
     if content_type is None or content_type == _JSON:
         return
     media = content_type.split(";", 1)[0].strip().lower()

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import ujson
@@ -192,7 +193,12 @@ def level_number(level: str) -> int:
 def timestamp(seconds: float) -> str:
     """UTC in RFC 3339 with milliseconds."""
     whole, millis = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{millis:03d}Z"
+    return f"{_until_second(whole)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _until_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def render_json(value: Any) -> str:

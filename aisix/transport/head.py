@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from functools import lru_cache
 
-_FOLD = re.compile(r"\r?\n[ \t]+")
+_FOLDED = b" \t"
 
 
 def status_of(line: bytes) -> int:
@@ -19,13 +19,21 @@ def fields_of(lines: Sequence[bytes]) -> dict[str, str]:
     Names are lower-cased, repeated ones joined by ", "; an obsolete folded line continues the
     value before it.
     """
-    text = b"".join(lines).decode("latin-1")
-    if "\n " in text or "\n\t" in text:
-        text = _FOLD.sub(" ", text)
     fields: dict[str, str] = {}
-    for line in text.split("\n"):
-        name, colon, value = line.partition(":")
+    name = ""
+    for line in lines:
+        if line[0] in _FOLDED:
+            if name:
+                fields[name] = f"{fields[name]} {line.decode('latin-1').strip()}".strip()
+            continue
+        raw, colon, rest = line.partition(b":")
         if colon:
-            name, value = name.strip().lower(), value.strip()
+            name, value = _name(raw), rest.decode("latin-1").strip()
             fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return fields
+
+
+@lru_cache(maxsize=1024)
+def _name(raw: bytes) -> str:
+    """A field's name in lower case; upstreams send the same few again and again."""
+    return raw.decode("latin-1").strip().lower()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from aisix.admin.refusals import Refusal
 from aisix.admin.schemas import APIKEYS, parse_body
 from aisix.admin.service import AdminService, Revisions, Written
 from aisix.core.request import HeaderView
-from aisix.web.base import BaseHandler, ProcessState, request_id
+from aisix.web.base import BaseHandler, ProcessState, given_id
 from aisix.web.framing import is_framed
 
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
@@ -71,7 +72,7 @@ class AdminHandler(BaseHandler):
         self.kind = kind
         self.allowed = allowed
         self.actor = ""
-        self.name_request(request_id(self.request.headers, _REQUEST_ID_HEADERS))
+        self.name_request(given_id(self.request.headers, _REQUEST_ID_HEADERS) or str(uuid.uuid4()))
         self._pieces: list[bytes] = []
         self._size_bytes = 0
         self._early = False

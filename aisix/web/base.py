@@ -21,6 +21,7 @@ from aisix.errors import BadRequest, GatewayError, InternalError, MethodNotAllow
 
 SERVER = f"AISIX/{__version__}"
 _MAX_REQUEST_ID_BYTES = 256
+_RANDOM_BYTES = 4096
 _VARIANT_DIGIT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 
@@ -63,21 +64,35 @@ class ProcessState:
             request.cut()
 
 
-def request_id(headers: Any, accept: Sequence[str]) -> str:
-    """The first acceptable inbound id (1–256 visible ASCII characters), else a new UUID."""
-    for name in accept:
+def given_id(headers: Any, accept: Sequence[str]) -> str | None:
+    """The first acceptable inbound id (1–256 visible ASCII characters), None without one."""
+    for name in accept:  # in lower case
         value = headers.get(name)
         if value and len(value) <= _MAX_REQUEST_ID_BYTES and _is_visible_ascii(value):
             return str(value)
-    return new_request_id()
+    return None
 
 
-def new_request_id() -> str:
-    """A random UUID (version 4) as text, at a third of the cost of uuid.uuid4; it keeps no state,
-    so forked processes never repeat one another."""
-    digits = os.urandom(16).hex()
-    variant = _VARIANT_DIGIT[digits[16]]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+class RequestIds:
+    """Random UUIDs (version 4) as text, many from one question to the kernel, at a fifth of the
+    cost of uuid.uuid4. To be made after a fork: two copies would mint the same ids."""
+
+    def __init__(self) -> None:
+        self._digits = ""
+        self._at = 0
+
+    def new(self) -> str:
+        """Another one."""
+        at = self._at
+        if at >= len(self._digits):
+            self._digits = os.urandom(_RANDOM_BYTES).hex()
+            at = 0
+        self._at = end = at + 32
+        digits = self._digits[at:end]
+        variant = _VARIANT_DIGIT[digits[16]]
+        return (
+            f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+        )
 
 
 def _is_visible_ascii(text: str) -> bool:

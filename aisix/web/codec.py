@@ -29,7 +29,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_WAITING = 64
 """Requests that a caller may send ahead on one connection."""
 
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _METHODS = {
     name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
@@ -37,26 +37,6 @@ _METHODS = {
 _MAX_NAMES = 512
 _SPACE = b" \t"  # llhttp takes away only what stands before a value
 _FRAMING = ("content-length", "transfer-encoding")
-
-
-class Headers:
-    """Fields of one message. Names are compared in lower case; repeats are joined by commas."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self) -> None:
-        self._raw: dict[str, bytes] = {}
-
-    def get(self, name: str, /) -> str | None:
-        """The value of `name`, or None. `name` may be spelt in any case."""
-        value = self._raw.get(name)
-        if value is None:
-            value = self._raw.get(name.lower())
-        return None if value is None else value.decode("latin-1")
-
-    def items(self) -> list[tuple[str, str]]:
-        """All fields, names in lower case."""
-        return [(name, value.decode("latin-1")) for name, value in self._raw.items()]
 
 
 class Message:
@@ -80,7 +60,8 @@ class Message:
     def __init__(self) -> None:
         self.method = ""
         self.target = ""
-        self.headers = Headers()
+        self.headers: dict[str, str] = {}
+        """Names in lower case; repeated ones joined by ", "."""
         self.body = StreamedBody()
         self.keep_alive = False
         self.old = False
@@ -107,7 +88,7 @@ class MessageParser:
         self._head_limit_bytes = head_limit_bytes
         self._parser = HttpRequestParser(self)
         self._message: Message | None = None  # whose body is coming
-        self._raw: dict[str, bytes] = {}
+        self._fields: dict[str, str] = {}
         self._names: dict[bytes, str] = {}
         self._url = b""
         self._head_bytes = 0
@@ -174,7 +155,7 @@ class MessageParser:
         if self._replaying:
             return
         self._in_head = self._moved = True
-        self._raw = {}
+        self._fields = {}
         self._url = b""
         self._head_bytes = 0
 
@@ -198,10 +179,11 @@ class MessageParser:
         known = self._names.get(name)
         if known is None:
             known = self._learn(name)
-        if known in self._raw:
-            self._repeat(known, value)
+        text = value.rstrip(_SPACE).decode("latin-1")
+        if known in self._fields:
+            self._repeat(known, text)
         else:
-            self._raw[known] = value.rstrip(_SPACE)
+            self._fields[known] = text
 
     def on_headers_complete(self) -> None:
         """The head is whole: check what llhttp does not, and hand the message out."""
@@ -212,7 +194,7 @@ class MessageParser:
         self._head_bytes = 0
         parser = self._parser
         message = Message()
-        raw = message.headers._raw = self._raw
+        fields = message.headers = self._fields
         method = parser.get_method()
         message.method = _METHODS.get(method) or method.decode("latin-1")
         message.target = self._url.decode("latin-1")
@@ -220,12 +202,12 @@ class MessageParser:
         message.keep_alive = parser.should_keep_alive()
         self._switched = parser.should_upgrade()
         if self._switched:
-            wish = raw.get("upgrade", b"").strip().lower()
-            message.upgrade = wish == b"websocket" and method == b"GET"
+            wish = fields.get("upgrade", "").lower()
+            message.upgrade = wish == "websocket" and method == b"GET"
             if method == b"CONNECT" or message.upgrade:
                 message.keep_alive = False
-        if not message.old and raw.get("expect", b"").strip().lower() == b"100-continue":
-            message.expects_continue = True
+        if "expect" in fields and not message.old:
+            message.expects_continue = fields["expect"].lower() == "100-continue"
         if len(self.messages) >= MAX_WAITING:
             self._refuse(BadRequest(f"more than {MAX_WAITING} requests were sent ahead"))
         self._message = message
@@ -261,23 +243,23 @@ class MessageParser:
             self._names[name] = known
         return known
 
-    def _repeat(self, name: str, value: bytes) -> None:
+    def _repeat(self, name: str, value: str) -> None:
         if name == "host":
             self._refuse(BadRequest("the request is malformed: more than one Host header"))
-        self._raw[name] += b", " + value.rstrip(_SPACE)
+        self._fields[name] += ", " + value
 
     def _check_framing(self, version: str) -> bool:
         """Whether the caller speaks HTTP/1.0. Raises for what could be read in two ways."""
-        raw = self._raw
+        fields = self._fields
         if version not in ("1.1", "1.0"):
             self._refuse(BadRequest("the request is malformed: this server speaks HTTP/1.1"))
-        host = raw.get("host")
+        host = fields.get("host")
         if host is None and version == "1.1":
             self._refuse(BadRequest("the request is malformed: the Host header is missing"))
         if host is not None and not _HOST.fullmatch(host):
             self._refuse(BadRequest("the request is malformed: the Host header is not valid"))
-        coding = raw.get("transfer-encoding")
-        if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
+        coding = fields.get("transfer-encoding")
+        if coding is not None and (version == "1.0" or coding.lower() != "chunked"):
             self._refuse(
                 BadRequest(
                     "the request is malformed: Transfer-Encoding must be chunked, in HTTP/1.1"

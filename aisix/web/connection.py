@@ -96,6 +96,7 @@ class Connection:
         """Somebody else owns the stream now."""
         self._front = front
         self._state = front.state
+        self._plain = protocol == "http"
         self._parser = MessageParser()
         self._task: asyncio.Task[Any] | None = None
         self._reading: Future[bytes] | None = None
@@ -307,14 +308,30 @@ class Connection:
     async def write(self, data: bytes) -> None:
         """Hand `data` to the socket; returns when it has it. Raises CallerDeparted."""
         stream = self.stream
+        if self._plain and not stream.writing():
+            # most answers fit the socket's buffer: no need of a queue, a future and their callbacks
+            try:
+                sent = stream.socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except (OSError, AttributeError) as error:  # reset, or closed already: no socket
+                stream.close()
+                self._note_departure()
+                raise CallerDeparted from error
+            if sent == len(data):
+                return
+            data = data[sent:]
         try:
             written = stream.write(data)
             if stream.writing():
                 await asyncio.shield(written)  # Tornado wants to see how it ends
         except StreamClosedError as error:
-            if self.way_back is not None:
-                self.way_back.depart()
+            self._note_departure()
             raise CallerDeparted from error
+
+    def _note_departure(self) -> None:
+        if self.way_back is not None:
+            self.way_back.depart()
 
     # ── deadlines ──
 

@@ -16,7 +16,7 @@ import ujson
 from aisix.core.request import InboundRequest
 from aisix.errors import GatewayError, InternalError, answer_headers, envelope
 from aisix.pipeline import Pipeline
-from aisix.web.base import ProcessState, new_request_id, request_id
+from aisix.web.base import ProcessState, RequestIds, given_id
 from aisix.web.body import SWALLOW_S, body_too_large
 from aisix.web.codec import Message
 from aisix.web.connection import Connection, Patience
@@ -41,6 +41,7 @@ class ProxyFront:
     accept_request_ids: Sequence[str]
     max_connections: int = 0
     patience: Patience = _PATIENCE
+    ids: RequestIds = field(default_factory=RequestIds)
     application: tornado.web.Application = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class ProxyFront:
             connection.watch()  # nobody takes the connection over
         match = self.routes.match(message.method, path)
         headers = message.headers
-        id = request_id(headers, self.accept_request_ids)
+        id = given_id(headers, self.accept_request_ids) or self.ids.new()
         reply = ConnectionReply(connection, id)
         connection.way_back = reply
         inbound = InboundRequest(
@@ -88,7 +89,7 @@ class ProxyFront:
         try:
             await handover.run(self.application)
         except GatewayError as error:  # of its body: nothing was answered yet
-            reply = ConnectionReply(connection, new_request_id())
+            reply = ConnectionReply(connection, self.ids.new())
             connection.way_back = reply
             headers = {**_JSON, **answer_headers(error)}
             await reply.send(error.status, headers, ujson.dumps(envelope(error)).encode())

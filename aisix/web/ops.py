@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
-from aisix.web.base import BaseHandler, ProcessState, request_id
+from aisix.web.base import BaseHandler, ProcessState, given_id
 
 PROBE_PATHS = frozenset({"/livez", "/livez/", "/readyz", "/readyz/"})
 
@@ -26,7 +27,7 @@ class _ProbeHandler(BaseHandler):
 
     def prepare(self) -> None:
         """Every answer has an id."""
-        self.name_request(request_id(self.request.headers, _REQUEST_ID_HEADERS))
+        self.name_request(given_id(self.request.headers, _REQUEST_ID_HEADERS) or str(uuid.uuid4()))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Tornado's own refusals in the envelope of the listener."""
