@@ -30,6 +30,10 @@ _FOR_EVER_MS = 2**31 - 1
 _MAX_LIFETIME_S = 600
 """Connections older than this are not used again, however busy: a moved host name is noticed
 within this time."""
+_SEND_BUFFER_BYTES = 16 * 1024
+"""libcurl (8.23) gives each handle such a buffer with its first body and keeps it until the handle
+is closed, also while a stream is silent and at rest in the pool. Its default is 64 KiB; this is its
+least, and no slower, not for bodies of 200 KB either."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -128,6 +132,7 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
     curl.setopt(pycurl.HTTP09_ALLOWED, 0)
     curl.setopt(pycurl.NOSIGNAL, 1)
+    curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _SEND_BUFFER_BYTES)
     _set_connection(curl, wire)
     if target.method == "HEAD":
         curl.setopt(pycurl.NOBODY, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import pycurl
 import pytest
 
 from aisix.core.ports import UpstreamTarget
 from aisix.errors import UpstreamMisconfigured
-from aisix.transport.request import PreparedTarget, milliseconds
+from aisix.transport.request import PreparedTarget, Wire, milliseconds, set_target
 
 URL = "https://contoso.openai.azure.com/openai/x"
 TARGET = UpstreamTarget(
@@ -81,3 +84,20 @@ def test_a_prepared_target_shows_no_header():
 )
 def test_milliseconds_are_rounded_up_and_none_is_for_ever(seconds: float, expected: int):
     assert milliseconds(seconds) == expected
+
+
+def test_a_handle_has_the_smallest_send_buffer_there_is():
+    """libcurl keeps one per handle for as long as a stream lasts; 16 KiB is its least."""
+    curl = Options()
+    set_target(cast("pycurl.Curl", curl), TARGET, Wire(user_agent="aisix/1"))
+    assert curl.options[pycurl.UPLOAD_BUFFERSIZE] == 16 * 1024
+
+
+class Options:
+    """A handle that only remembers what was set."""
+
+    def __init__(self) -> None:
+        self.options: dict[int, object] = {}
+
+    def setopt(self, option: int, value: object) -> None:
+        self.options[option] = value
