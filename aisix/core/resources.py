@@ -118,6 +118,4 @@ class ApiKey:
     def allows(self, name: str) -> bool:
         """Whether this key may ask for `name`; an empty list allows nothing."""
         allowed = self.allowed_models
-        return (
-            name in allowed or "*" in allowed or any(matches(pattern, name) for pattern in allowed)
-        )
+        return "*" in allowed or any(matches(pattern, name) for pattern in allowed)
