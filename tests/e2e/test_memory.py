@@ -83,7 +83,7 @@ def test_a_slow_reader_of_a_100_mb_stream_costs_at_most_2_mb(bench):
     with _streaming(bench, alias) as caller:
         process.until_still()
         idle_bytes = process.bytes_of("VmRSS")
-        figures = []
+        figures: list[int] = []
         size = 0
         end = b""
         while piece := caller.recv(64 * 1024):
