@@ -126,14 +126,18 @@ class Dispatcher:
             token=token is not None,
             stream_options=exchange.streaming and self._takes_stream_options(deployment),
         )
+        payload = _require(exchange.payload)
         exchange.advance(Phase.DISPATCHED)
         while True:
             call = self._call(exchange, adapter, token, inject=repairs.stream_options)
+            if not (repairs.token or repairs.stream_options):
+                payload.let_go()
             exchange.attempts += 1
             exchange.timings.dispatched = self._clock.monotonic()
             attempt = _Attempt(exchange, self._health, self._recorder)
             answer = await attempt.begin(self._transport.open(call))
             if answer.status < 300:
+                payload.let_go()
                 return attempt, answer
             async with attempt:
                 body = await self._error_body(answer)

@@ -69,18 +69,23 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payload:
     """A checked JSON request body. `document` goes upstream after rewriting; it is never logged.
 
     `raw` is what the document was read from, for who can edit it without a rebuild; b"" for a
-    document that was made otherwise."""
+    document that was made otherwise. Only `let_go` changes anything."""
 
     document: dict[str, Any] = field(repr=False)
     requested: str
     stream: bool = False
     include_usage: bool = False
     raw: bytes = field(repr=False, default=b"")
+
+    def let_go(self) -> None:
+        """No call will be built from it any more: a body can be large, and its answer long."""
+        self.document = {}
+        self.raw = b""
 
 
 @dataclass(slots=True)

@@ -120,6 +120,7 @@ class StreamReply:
             await self._reply.start(200, self._headers)
             data = self._held + data
             self._held = b""
+            self._headers = {}
         if data:
             await self._reply.write(data)
         if not self._exchange.timings.first_out:

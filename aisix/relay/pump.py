@@ -71,6 +71,7 @@ class Relay:
                     keepalive_s=self._keepalive_s,
                     headers={**headers, **STREAM_HEADERS},
                 )
+                del headers  # the stream may be long, and silent
                 await self._relay_stream(exchange, answer, out, meter=meter)
             elif _is_json(media_type) or exchange.request.spec.usage is not UsageForm.NONE:
                 # Endpoints with a usage block answer in JSON, whatever a front door calls it.
@@ -93,26 +94,27 @@ class Relay:
             observe=meter.observe,
         )
         editor = StreamEditor(rewriter, meter.observe_text)
+        ended = False
         piece = b""
         async with out:
-            while not rewriter.saw_done:
+            while not rewriter.saw_done and not ended:
                 try:
                     piece = await answer.read()
                 except UpstreamBroken as error:
                     # a connection cut after the last choice was finished is an end like any
                     if error.kind != "cut" or not rewriter.complete:
                         raise
-                    piece = b""
+                ended = not piece
                 data, failure = editor.feed(piece)
+                piece = b""  # nothing is held while the caller is slow or the upstream silent
                 if rewriter.first_content_seen and not timings.first_token:
                     timings.first_token = self._clock.monotonic()
                 if failure is not None and not out.committed:
                     raise failure
-                await out.write(data, worth_a_head=rewriter.delivered > 0 or not piece)
+                await out.write(data, worth_a_head=rewriter.delivered > 0 or ended)
                 if failure is not None:
                     raise failure
-                if not piece:
-                    break
+                data = b""
             await out.finish()
             answer.let_end(_LET_END_S)
 

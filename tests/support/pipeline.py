@@ -52,6 +52,7 @@ class RecordingRecorder:
 
     def __init__(self) -> None:
         self.started = 0
+        self.newest: Exchange | None = None
         self.ended: list[Exchange] = []
         self.attempts: list[dict[str, Any]] = []
         self.auth: list[tuple[bool, str]] = []
@@ -60,6 +61,7 @@ class RecordingRecorder:
     def exchange_started(self, exchange: Exchange) -> None:
         """An exchange began."""
         self.started += 1
+        self.newest = exchange
 
     def exchange_ended(self, exchange: Exchange) -> None:
         """An exchange was settled."""
