@@ -62,7 +62,7 @@ NO_HOLD: Hold = _NoHold()
 class _StoreHold:
     """What one exchange took from a store. The first call ends it; later ones do nothing."""
 
-    __slots__ = ("_charges", "_decision", "_ended", "_headers", "_rules", "_slots", "_store")
+    __slots__ = ("_charges", "_decision", "_ended", "_rules", "_slots", "_store")
 
     def __init__(
         self,
@@ -79,14 +79,11 @@ class _StoreHold:
         self._slots = slots
         self._decision = decision
         self._ended = False
-        self._headers: Mapping[str, str] | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Rendered when first asked for: not every answer shows them."""
-        if self._headers is None:
-            self._headers = render_headers(self._rules, self._slots, self._decision)
-        return self._headers
+        """Rendered when asked for: an answer shows them once, or not at all, and may be long."""
+        return render_headers(self._rules, self._slots, self._decision)
 
     def settle(self, total_tokens: int) -> None:
         self._end(max(0, total_tokens), keep_request=True)
