@@ -98,7 +98,13 @@ class BodyBuffer:
                 if self._error is not None:
                     raise self._error
                 return b""
-            await self._arrival()
+            if self._reader is not None:
+                raise RuntimeError("a body has one reader at a time")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         data = self.take()
         if self.held:
             # cleared first: the producer may offer again, and be refused, inside the call
@@ -117,15 +123,6 @@ class BodyBuffer:
         self._pieces.clear()
         self.size = 0
         return data
-
-    async def _arrival(self) -> None:
-        if self._reader is not None:
-            raise RuntimeError("a body has one reader at a time")
-        self._reader = asyncio.get_running_loop().create_future()
-        try:
-            await self._reader
-        finally:
-            self._reader = None
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -13,8 +13,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
+from typing import Any
 
 import pycurl
 
@@ -104,9 +105,9 @@ class Transfer:
         """The most that waited for the reader."""
         return self._body.peak
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """The next piece of the body, all that has arrived; b"" at its end."""
-        return await self._body.read()
+        return self._body.read()
 
     async def read_all(self, limit: int = 0) -> bytes:
         """The rest of the body, cut off after `limit` bytes when `limit` is not 0."""
