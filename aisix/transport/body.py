@@ -88,6 +88,13 @@ class BodyBuffer:
         self._resume = _nothing  # the producer usually owns us: no cycle outlives the transfer
         self._wake()
 
+    def interrupt(self, error: BaseException) -> None:
+        """End with `error`, whatever waits or has ended already: the reader gets nothing else."""
+        self.end()
+        self._pieces.clear()
+        self.size = 0
+        self._error = error
+
     async def read(self) -> bytes:
         """All that waits, or the next piece to come; b"" at the end, again and again.
 

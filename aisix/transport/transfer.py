@@ -7,7 +7,8 @@ Invariants:
   libcurl keeps the connect deadline. The idle deadline rests while we hold the transfer, because
   that silence is the caller's.
 * A short answer to a call that does not stream is handed over when it is all there, so that its
-  reader is woken once.
+  reader is woken once. A caller that leaves before has had an answer all the same: the context is
+  entered, and reading is what is cancelled.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ class Transfer:
         try:
             self._begin()
             await self._opened
+        except asyncio.CancelledError as error:
+            if not self.status:
+                await self.__aexit__(None, None, None)
+                raise
+            # there is an answer, as far as it came: it is its reader who was cancelled
+            self.end(None)
+            self._body.interrupt(error)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise

@@ -21,6 +21,7 @@ from aisix.errors import (
     UpstreamUnreachable,
 )
 from aisix.transport.curl import CurlTransport
+from aisix.transport.transfer import Transfer
 from tests.support.raw_server import (
     CHUNKED_HEAD,
     LAST_CHUNK,
@@ -902,6 +903,57 @@ async def test_a_cancelled_call_is_gone_one_loop_turn_later():
         await asyncio.wait_for(server.connections[0].gone.wait(), 1)
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.parametrize("half", [b"half", b""])
+@pytest.mark.gen_test
+async def test_whoever_leaves_a_short_answer_that_is_half_here_was_answered(half):
+    """It is held until it is whole; but it has begun, which counts for the upstream."""
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + half)
+        await connection.until_gone()
+
+    seen: list[int] = []
+
+    async def read_it(transfer: Transfer) -> None:
+        async with transfer as answer:
+            seen.append(answer.status)
+            await answer.read_all()
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        transfer = transport.open(call(server.url(), streaming=False))
+        task = asyncio.create_task(read_it(transfer))
+        async with asyncio.timeout(5):
+            while not transfer.status:
+                await asyncio.sleep(0)
+        assert seen == []
+        task.cancel()
+        await asyncio.sleep(0)
+        assert transport.stats().open_transfers == 0
+        assert seen == [200]
+        await asyncio.wait_for(server.connections[0].gone.wait(), 1)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.gen_test
+async def test_whoever_leaves_at_any_moment_of_a_short_answer_has_left():
+    async def serve(connection: RawConnection) -> None:
+        while await connection.request() is not None:
+            await connection.send(OK[:-1])
+            await connection.send(OK[-1:])
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        for turns in range(60):
+            task = asyncio.create_task(fetch(transport, call(server.url(), streaming=False)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            accepted = task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() == accepted
+            assert transport.stats().open_transfers == 0
 
 
 @pytest.mark.gen_test

@@ -109,6 +109,20 @@ async def test_what_came_before_an_error_is_read_before_it_and_the_first_end_win
             await buffer.read()
 
 
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.gen_test
+async def test_an_interrupted_buffer_gives_its_error_and_nothing_else(ended):
+    buffer = BodyBuffer(lambda: None)
+    assert buffer.offer(b"waits")
+    if ended:
+        buffer.end()
+    buffer.interrupt(asyncio.CancelledError())
+    assert (buffer.size, buffer.complete) == (0, False)
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            await buffer.read()
+
+
 @pytest.mark.gen_test
 async def test_an_ended_buffer_does_not_ask_for_more():
     producer = Producer([])
