@@ -45,15 +45,10 @@ if TYPE_CHECKING:
 
 
 class SystemClock:
-    """The real time."""
+    """The real time: `monotonic` seconds for intervals, `time` in UTC epoch seconds for records."""
 
-    def monotonic(self) -> float:
-        """Seconds, for intervals."""
-        return time.monotonic()
-
-    def time(self) -> float:
-        """UTC epoch seconds, for records."""
-        return time.time()
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
 
 class Publisher:

@@ -39,24 +39,24 @@ class ProcessState:
         self.ready = False
         self.draining = False
         self.inflight: set[InFlight] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Future[None] | None = None
 
     def begin(self, request: InFlight) -> None:
         """A request arrived."""
         self.inflight.add(request)
-        self._idle.clear()
 
     def end(self, request: InFlight) -> None:
         """Its answer has been handed to the socket, or its connection is closed."""
         self.inflight.discard(request)
-        if not self.inflight:
-            self._idle.set()
+        if self._idle is not None and not self.inflight and not self._idle.done():
+            self._idle.set_result(None)
 
     async def wait_idle(self) -> None:
         """Until nothing is in flight."""
         while self.inflight:  # whoever was woken may come too late
-            await self._idle.wait()
+            if self._idle is None or self._idle.done():
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)  # others may wait for it too
 
     def abort_all(self) -> None:
         """End everything that is in flight."""

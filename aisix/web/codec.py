@@ -91,7 +91,7 @@ class MessageParser:
         self._fields: dict[str, str] = {}
         self._names: dict[bytes, str] = {}
         self._url = b""
-        self._head_bytes = 0
+        self._head_fed_bytes = 0
         self._silent_bytes = 0
         self._in_head = False
         self._switched = False
@@ -130,6 +130,12 @@ class MessageParser:
         except HttpParserError as error:
             self._fail(self._refusal or BadRequest(f"the request is malformed: {error}"))
             return
+        if self._in_head:
+            # what is complete is checked exactly; this only ends the rest sooner
+            self._head_fed_bytes += len(data)
+            if self._head_fed_bytes > 2 * self._head_limit_bytes:
+                self._fail(_head_too_large(self._head_limit_bytes))
+                return
         # part of a field is held by llhttp until it is complete; so is nothing of a chunk's
         # extension or a trailer, but neither may go on for ever
         self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
@@ -157,7 +163,7 @@ class MessageParser:
         self._in_head = self._moved = True
         self._fields = {}
         self._url = b""
-        self._head_bytes = 0
+        self._head_fed_bytes = 0
 
     def on_url(self, piece: bytes) -> None:
         """All or part of the target."""
@@ -165,17 +171,13 @@ class MessageParser:
             return
         self._moved = True
         self._url += piece
-        self._head_bytes += len(piece)
-        if self._head_bytes > self._head_limit_bytes:
+        if len(self._url) > self._head_limit_bytes:
             self._refuse(_head_too_large(self._head_limit_bytes))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, or one of a trailer."""
         if not self._in_head:
             return  # replayed, or of a trailer, which nothing here reads
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._head_limit_bytes:
-            self._refuse(_head_too_large(self._head_limit_bytes))
         known = self._names.get(name)
         if known is None:
             known = self._learn(name)
@@ -191,10 +193,12 @@ class MessageParser:
             self._replaying = False
             return
         self._in_head = False
-        self._head_bytes = 0
         parser = self._parser
         message = Message()
         fields = message.headers = self._fields
+        size = len(self._url) + sum(map(len, fields)) + sum(map(len, fields.values()))
+        if size + 4 * len(fields) > self._head_limit_bytes:
+            self._refuse(_head_too_large(self._head_limit_bytes))
         method = parser.get_method()
         message.method = _METHODS.get(method) or method.decode("latin-1")
         message.target = self._url.decode("latin-1")
