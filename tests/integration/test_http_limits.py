@@ -408,7 +408,7 @@ async def test_two_thousand_slow_callers_do_not_stop_the_service(many_files: int
 async def test_the_patience_with_many_slow_callers_ends():
     harness = ObligingHarness()
     async with (
-        serve_proxy(harness.pipeline, patience=Patience(head_s=SHORT_S)) as front,
+        serve_proxy(harness.pipeline, patience=Patience(head_s=0.5)) as front,
         slow_callers(front, 200) as slow,
     ):
         loop = asyncio.get_running_loop()
