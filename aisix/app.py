@@ -114,7 +114,7 @@ class Gateway:
 
 async def build(config: Config) -> Gateway:
     """Open the store, load the resources and wire everything. Raises StoreUnavailable."""
-    from aisix.control import build_control  # noqa: PLC0415 - brings azure-identity
+    from aisix.control import build_control  # noqa: PLC0415 - not in a worker
 
     clock = SystemClock()
     state = ProcessState()

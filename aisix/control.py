@@ -1,4 +1,4 @@
-"""The control half, wired: store, admin, Entra tokens. Importing this imports azure-identity.
+"""The control half, wired: store, admin, Entra tokens. The first token brings azure-identity.
 
 A gateway of one process builds it beside the data half; otherwise it lives in the control process
 (see `aisix.workers`).

@@ -176,7 +176,7 @@ class Supervisor:
         return lambda lifeline: serve_worker(self._heritage, worker, lifeline)
 
     async def _run_control(self, lifeline: Lifeline) -> int:
-        # brings azure-identity, which no worker may have: so it is imported in the child
+        # brings the store, which no worker may have: so it is imported in the child
         from aisix.workers.control_process import serve_control  # noqa: PLC0415
 
         return await serve_control(self._heritage, lifeline)
