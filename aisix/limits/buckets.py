@@ -94,14 +94,6 @@ def wait_s(spent: float, charge: Charge) -> float:
     return excess * window_s / capacity
 
 
-def charged(bucket: Bucket | None, spent: float, charge: Charge, now: float) -> Bucket:
-    """The next state after a granted take; from here on the charge's limit sets the pace. `spent`
-    is that of `bucket` at `now`.
-    """
-    _, window_s, capacity, cost = charge
-    return spent + cost, _stamp(bucket, spent, now), capacity / window_s
-
-
 def repaced(bucket: Bucket | None, spent: float, charge: Charge, now: float) -> Bucket | None:
     """The same spending, from now on draining at the pace of a limit that was changed.
 
@@ -121,19 +113,13 @@ def corrected(bucket: Bucket | None, charge: Charge, now: float) -> Bucket:
     """
     before = spent_at(bucket, now)
     rate = charge.capacity / charge.window_s if bucket is None or before <= 0.0 else bucket[2]
-    return max(0.0, before + charge.cost), _stamp(bucket, before, now), rate
+    after = before + charge.cost
+    return after if after > 0.0 else 0.0, _stamp(bucket, before, now), rate
 
 
 def drained(bucket: Bucket, now: float) -> bool:
     """Whether nothing is spent any more, so that the bucket need not be kept."""
     return spent_at(bucket, now) <= 0.0
-
-
-def read(spent: float, charge: Charge, wait: float) -> Reading:
-    """How a bucket with so much `spent` stands; `wait` is what was decided about `charge`."""
-    _, window_s, capacity, _ = charge
-    full_in = spent * window_s / capacity if capacity > 0 else NEVER
-    return Reading(wait, capacity - spent, full_in)
 
 
 def judge(
@@ -146,33 +132,38 @@ def judge(
     """Decide whether all `charges` fit their `buckets` and all `slots` their `counts`.
 
     Returns whether they do, how each bucket stands afterwards, and its next state: the same object
-    where nothing changes.
+    where nothing changes. From a granted take on, the limit of its charge sets the pace.
     """
-    granted = True
-    levels = []
-    waits = []
-    for index, charge in enumerate(charges):
-        spent = spent_at(buckets[index], now)
-        wait = wait_s(spent, charge)
-        if wait > 0.0:
-            granted = False
-        levels.append(spent)
-        waits.append(wait)
-    for index, slot in enumerate(slots):
-        if counts[index] >= slot.limit:
-            granted = False
+    for count, (_, limit) in zip(counts, slots, strict=True):
+        if count >= limit:
+            return _refuse(charges, buckets, now)
     readings = []
     after: list[Bucket | None] = []
-    for index, charge in enumerate(charges):
-        spent = levels[index]
-        if granted:
-            bucket = charged(buckets[index], spent, charge, now)
-            spent = bucket[0]
-            after.append(bucket)
-        else:
-            after.append(repaced(buckets[index], spent, charge, now))
-        readings.append(read(spent, charge, waits[index]))
-    return granted, tuple(readings), after
+    for bucket, charge in zip(buckets, charges, strict=True):
+        spent = spent_at(bucket, now)
+        if wait_s(spent, charge) > 0.0:
+            return _refuse(charges, buckets, now)
+        _, window_s, capacity, cost = charge
+        stamp = _stamp(bucket, spent, now)
+        spent += cost
+        after.append((spent, stamp, capacity / window_s))
+        readings.append(Reading(0.0, capacity - spent, spent * window_s / capacity))
+    return True, tuple(readings), after
+
+
+def _refuse(
+    charges: Sequence[Charge], buckets: Sequence[Bucket | None], now: float
+) -> tuple[bool, tuple[Reading, ...], list[Bucket | None]]:
+    """What `judge` answers when not everything fits: every wait, and nothing taken."""
+    readings = []
+    after = []
+    for bucket, charge in zip(buckets, charges, strict=True):
+        _, window_s, capacity, _ = charge
+        spent = spent_at(bucket, now)
+        full_in_s = spent * window_s / capacity if capacity > 0 else NEVER
+        readings.append(Reading(wait_s(spent, charge), capacity - spent, full_in_s))
+        after.append(repaced(bucket, spent, charge, now))
+    return False, tuple(readings), after
 
 
 def _stamp(bucket: Bucket | None, spent: float, now: float) -> float:

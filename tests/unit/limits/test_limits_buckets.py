@@ -8,12 +8,11 @@ from aisix.limits.buckets import (
     NEVER,
     Bucket,
     Charge,
+    Reading,
     Slot,
-    charged,
     corrected,
     drained,
     judge,
-    read,
     repaced,
     spent_at,
     wait_s,
@@ -25,7 +24,15 @@ def charge(cost: int = 1, capacity: int = 60, window_s: float = 60.0) -> Charge:
 
 
 def taken(bucket: Bucket | None, cost: Charge, now: float) -> Bucket:
-    return charged(bucket, spent_at(bucket, now), cost, now)
+    granted, _, (after,) = judge([cost], [bucket], [], [], now)
+    assert granted
+    assert after is not None
+    return after
+
+
+def read(bucket: Bucket | None, now: float, limit: Charge) -> Reading:
+    """How `bucket` stands under a limit, seen by a request that costs nothing."""
+    return judge([limit._replace(cost=0)], [bucket], [], [], now)[1][0]
 
 
 def asked(bucket: Bucket | None, cost: Charge, now: float) -> Bucket | None:
@@ -66,7 +73,7 @@ def test_who_waits_exactly_as_long_as_told_passes():
 
 def test_a_capacity_of_zero_is_never_passed():
     assert wait_s(0.0, charge(cost=0, capacity=0)) == NEVER
-    assert read(0.0, charge(capacity=0), NEVER) == (NEVER, 0.0, NEVER)
+    assert read(None, 0.0, charge(capacity=0)) == (NEVER, 0.0, NEVER)
 
 
 def test_a_cost_above_the_capacity_is_never_passed():
@@ -75,7 +82,7 @@ def test_a_cost_above_the_capacity_is_never_passed():
 
 def test_a_correction_may_leave_debt_that_time_pays_back():
     bucket = corrected(taken(None, charge(cost=60), 0.0), charge(cost=30), 0.0)
-    assert read(bucket[0], charge(), 0.0).remaining == -30.0
+    assert read(bucket, 0.0, charge()).remaining == -30.0
     assert wait_s(spent_at(bucket, 0.0), charge()) == pytest.approx(31.0)
     assert wait_s(spent_at(bucket, 31.0), charge()) == 0.0
 
@@ -83,7 +90,7 @@ def test_a_correction_may_leave_debt_that_time_pays_back():
 def test_a_refund_makes_a_bucket_full_at_most():
     bucket = corrected(taken(None, charge(cost=10), 0.0), charge(cost=-50), 0.0)
     assert bucket[0] == 0.0
-    assert read(bucket[0], charge(), 0.0).remaining == 60.0
+    assert read(bucket, 0.0, charge()).remaining == 60.0
 
 
 def test_a_debt_in_a_bucket_that_is_gone_drains_at_the_pace_of_the_charge():
@@ -95,9 +102,7 @@ def test_a_debt_in_a_bucket_that_is_gone_drains_at_the_pace_of_the_charge():
 )
 def test_a_changed_limit_keeps_what_is_spent(new_limit, remaining):
     bucket = taken(None, charge(cost=40), 0.0)
-    changed = charge(capacity=new_limit)
-    spent = spent_at(bucket, 0.0)
-    assert read(spent, changed, wait_s(spent, changed)).remaining == remaining
+    assert read(bucket, 0.0, charge(capacity=new_limit)).remaining == remaining
 
 
 def test_a_changed_limit_drains_at_the_old_pace_until_it_is_asked():
@@ -132,7 +137,7 @@ def test_a_bucket_is_drained_when_nothing_is_spent():
 
 
 def test_a_reading_tells_when_the_bucket_will_be_full():
-    assert read(15.0, charge(), 2.5) == (2.5, 45.0, 15.0)
+    assert read((15.0, 0.0, 1.0), 0.0, charge()) == (0.0, 45.0, 15.0)
 
 
 def test_a_changed_pace_keeps_what_is_spent():
