@@ -37,9 +37,11 @@ from aisix.errors import (
     FieldError,
     GatewayError,
     InternalError,
+    UpstreamBroken,
     UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamRejected,
+    UpstreamTimeout,
 )
 from aisix.routing.health import Health
 from aisix.routing.policy import Repairs, Verdict, health_reason
@@ -313,7 +315,7 @@ class _Attempt:
         reached = self._status is not None
         if isinstance(error, UpstreamFailed | UpstreamRejected):
             ok = False
-            reached = reached or getattr(error, "phase", "connect") != "connect"
+            reached = reached or _was_there(error)
             reason = health_reason(error)
             if reason is not None:
                 self._health.failed(alias.name, reason)
@@ -323,6 +325,13 @@ class _Attempt:
         self._recorder.attempt_ended(
             alias.deployment, alias.name, ok=ok, status=self._status, reached=reached
         )
+
+
+def _was_there(error: UpstreamFailed | UpstreamRejected) -> bool:
+    """Whether an error before a head came from the deployment, and not from the way to it."""
+    if isinstance(error, UpstreamTimeout):
+        return error.phase != "connect"
+    return isinstance(error, UpstreamBroken)
 
 
 def _place(deployment: Deployment) -> tuple[str, str, str]:
