@@ -30,6 +30,7 @@ from aisix.telemetry.catalogue import CATALOGUE
 from aisix.telemetry.labels import (
     INBOUND_PROTOCOL,
     Names,
+    Target,
     dimensions,
     target,
 )
@@ -64,7 +65,7 @@ _P = ParamSpec("_P")
 def _guarded(
     method: Callable[Concatenate[PrometheusRecorder, _P], None],
 ) -> Callable[Concatenate[PrometheusRecorder, _P], None]:
-    """Keep a bug in counting away from the exchange that is counted."""
+    """Keep a bug in counting away from its caller; what every exchange calls does so by itself."""
 
     @wraps(method)
     def guarded(self: PrometheusRecorder, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -142,7 +143,6 @@ class PrometheusRecorder:
         except Exception:
             self.note_bug("exchange_ended")
 
-    @_guarded
     def attempt_ended(
         self,
         deployment: Deployment,
@@ -153,59 +153,49 @@ class PrometheusRecorder:
         reached: bool = True,
     ) -> None:
         """One attempt came back. Only attempts that `reached` Azure count for the deployment."""
-        key = (
-            *(alias_name, deployment.provider, deployment.name),
-            *(deployment.provider_key_id, deployment.provider_key_name),
-            *(status, reached, ok),
-        )
-        counters = self._attempt_slots.get(key)
-        if counters is None:
-            known = target(alias_name, deployment)
-            self._tally.targets.add(known)
-            labels = {**known._asdict(), "status_class": figures.status_class(status)}
-            names = ["aisix_upstream_attempts_total"]
-            if reached:
-                result = "success" if ok else "failure"
-                names.append("aisix_deployment_requests_total")
-                names.append(f"aisix_deployment_{result}_responses_total")
-            counters = tuple([self._families[name].child(labels) for name in names])
-            self._attempt_slots[key] = counters
-        for slots in counters:
-            slots[0] += 1.0
+        try:
+            key = (
+                alias_name,
+                deployment.provider,
+                deployment.name,
+                deployment.provider_key_id,
+                deployment.provider_key_name,
+                status,
+                reached,
+                ok,
+            )
+            counters = self._attempt_slots.get(key)
+            if counters is None:
+                counters = self._new_attempt(target(alias_name, deployment), status, reached, ok)
+                self._attempt_slots[key] = counters
+            for slots in counters:
+                slots[0] += 1.0
+        except Exception:
+            self.note_bug("attempt_ended")
 
-    @_guarded
     def auth_decided(self, *, allowed: bool, reason: str) -> None:
         """A caller credential was judged."""
-        key = (allowed, _closed(reason, AUTH_REASONS))
-        slots = self._auth_slots.get(key)
-        if slots is None:
-            slots = self._auth_slots[key] = self._families["aisix_auth_decisions_total"].child(
-                {
-                    "method": "none" if reason == "missing_credentials" else "api_key",
-                    "result": "allowed" if allowed else "denied",
-                    "reason": key[1],
-                }
-            )
-        slots[0] += 1.0
+        try:
+            slots = self._auth_slots.get((allowed, reason))
+            if slots is None:
+                slots = self._new_auth(allowed, reason)
+            slots[0] += 1.0
+        except Exception:
+            self.note_bug("auth_decided")
 
-    @_guarded
     def limit_decided(self, error: GatewayError | None) -> None:
         """The limiter admitted (None) or refused."""
-        if error is None:
+        try:
+            if error is not None:
+                self._count_refusal(error)
+                return
             if self._admitted is None:
                 self._admitted = self._families["aisix_limiter_decisions_total"].child(
                     {"decision": "admitted", "layer": "none", "limit": "none"}
                 )
             self._admitted[0] += 1.0
-            return
-        layer = limit = "other"
-        scope = "requests"
-        if isinstance(error, LimitExceeded):
-            layer = _closed(error.layer, LIMIT_LAYERS)
-            limit = _closed(error.limit, LIMITS)
-            scope = "tokens" if error.scope == "tokens" else "requests"
-        self._count("aisix_limiter_decisions_total", decision="refused", layer=layer, limit=limit)
-        self._count("aisix_ratelimit_rejections_total", scope=scope, layer=layer)
+        except Exception:
+            self.note_bug("limit_decided")
 
     @_guarded
     def token_fetched(self, *, ok: bool, reason: str) -> None:
@@ -286,6 +276,43 @@ class PrometheusRecorder:
                 "aisix_proxy_in_flight_requests"
             ].child({"endpoint": spec.template, "inbound_protocol": INBOUND_PROTOCOL})
         return slots
+
+    def _new_attempt(
+        self, known: Target, status: int | None, reached: bool, ok: bool
+    ) -> tuple[Slots, ...]:
+        """The counters of attempts at `known` that end in the same way."""
+        self._tally.targets.add(known)
+        labels = {**known._asdict(), "status_class": figures.status_class(status)}
+        names = ["aisix_upstream_attempts_total"]
+        if reached:
+            result = "success" if ok else "failure"
+            names.append("aisix_deployment_requests_total")
+            names.append(f"aisix_deployment_{result}_responses_total")
+        return tuple([self._families[name].child(labels) for name in names])
+
+    def _new_auth(self, allowed: bool, reason: str) -> Slots:
+        """The counter of a decision, kept under the reason that is shown: a closed set."""
+        shown = _closed(reason, AUTH_REASONS)
+        slots = self._auth_slots[allowed, shown] = self._families[
+            "aisix_auth_decisions_total"
+        ].child(
+            {
+                "method": "none" if reason == "missing_credentials" else "api_key",
+                "result": "allowed" if allowed else "denied",
+                "reason": shown,
+            }
+        )
+        return slots
+
+    def _count_refusal(self, error: GatewayError) -> None:
+        layer = limit = "other"
+        scope = "requests"
+        if isinstance(error, LimitExceeded):
+            layer = _closed(error.layer, LIMIT_LAYERS)
+            limit = _closed(error.limit, LIMITS)
+            scope = "tokens" if error.scope == "tokens" else "requests"
+        self._count("aisix_limiter_decisions_total", decision="refused", layer=layer, limit=limit)
+        self._count("aisix_ratelimit_rejections_total", scope=scope, layer=layer)
 
     def _count_error(self, exchange: Exchange, error: GatewayError) -> None:
         kind = figures.failure_kind(error)
