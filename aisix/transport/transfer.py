@@ -28,6 +28,8 @@ from aisix.transport.failures import failure, timed_out, unanswered
 from aisix.transport.handles import Handle
 from aisix.transport.upload import Upload
 
+_SHORT_DIGITS = len(str(HIGH_WATER_BYTES))
+
 
 class Transfer:
     """A call as an async context; inside it, the UpstreamAnswer."""
@@ -258,4 +260,6 @@ class Transfer:
 def _is_short(status: int, headers: Mapping[str, str]) -> bool:
     """Whether a success says that its whole body fits the buffer."""
     length = headers.get("content-length", "")
-    return status < 300 and length.isdecimal() and int(length) <= HIGH_WATER_BYTES
+    if status >= 300 or not length.isdecimal() or len(length) > _SHORT_DIGITS:
+        return False
+    return int(length) <= HIGH_WATER_BYTES

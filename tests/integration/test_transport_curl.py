@@ -430,6 +430,15 @@ async def test_an_answer_that_is_not_http_is_broken_by_decoding(reply):
         assert caught.value.detail is not None
 
 
+@pytest.mark.parametrize("length", [b"9" * 25, b"9" * 5000, b"0" * 5000 + b"2"])
+@pytest.mark.gen_test
+async def test_a_length_that_no_number_holds_is_no_length(length, capfd):
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\nok" % length
+    async with raw_server(once(reply)) as server, curl_transport() as transport:
+        assert await fetch(transport, call(server.url(), streaming=False)) == b"ok"
+    assert capfd.readouterr().err == "", "libcurl's callbacks have nobody to raise to"
+
+
 @pytest.mark.gen_test
 async def test_redirects_are_not_followed_and_cookies_not_kept():
     requests: list[RawRequest] = []
