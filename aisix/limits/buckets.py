@@ -134,17 +134,20 @@ def judge(
     Returns whether they do, how each bucket stands afterwards, and its next state: the same object
     where nothing changes. From a granted take on, the limit of its charge sets the pace.
     """
-    for count, (_, limit) in zip(counts, slots, strict=True):
-        if count >= limit:
+    for index, slot in enumerate(slots):
+        if counts[index] >= slot.limit:
             return _refuse(charges, buckets, now)
     readings = []
     after: list[Bucket | None] = []
-    for bucket, charge in zip(buckets, charges, strict=True):
-        spent = spent_at(bucket, now)
+    for index, charge in enumerate(charges):
+        bucket = buckets[index]
+        spent, stamp = 0.0, now
+        if bucket is not None:
+            spent = spent_at(bucket, now)
+            stamp = _stamp(bucket, spent, now)
         if wait_s(spent, charge) > 0.0:
             return _refuse(charges, buckets, now)
         _, window_s, capacity, cost = charge
-        stamp = _stamp(bucket, spent, now)
         spent += cost
         after.append((spent, stamp, capacity / window_s))
         readings.append(Reading(0.0, capacity - spent, spent * window_s / capacity))

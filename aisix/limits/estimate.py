@@ -31,6 +31,9 @@ MEDIA_PARTS = frozenset(
 OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Where a request says how long its answer may be; Azure accepts one of them."""
 
+CHOICE_FIELDS = ("n", "best_of")
+"""Where a request asks for several answers to a prompt."""
+
 PROMPT_TYPES = (str, list)
 """What a prompt in a list of several is: a text, or an array of tokens."""
 
@@ -60,9 +63,12 @@ def output_tokens(document: Mapping[str, Any], spec: EndpointSpec, assumed: int)
         return 0
     stated = -1
     for field in OUTPUT_FIELDS:
-        count = _count(document.get(field), -1)
-        stated = max(stated, count)
-    choices = max(1, _count(document.get("n"), 1), _count(document.get("best_of"), 1))
+        if field in document:
+            stated = max(stated, _count(document[field], -1))
+    choices = 1
+    for field in CHOICE_FIELDS:
+        if field in document:
+            choices = max(choices, _count(document[field], 1))
     prompt = document.get(spec.prompt_field) if spec.prompt_field is not None else None
     return (assumed if stated < 0 else stated) * choices * _prompt_count(prompt)
 

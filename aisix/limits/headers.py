@@ -9,17 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, inf
-from types import MappingProxyType
 
 from aisix.limits.buckets import NEVER, TOLERANCE, Decision, Reading, Slot
 from aisix.limits.plan import Rule
-
-NAMES = MappingProxyType(
-    {
-        scope: tuple(f"x-ratelimit-{what}-{scope}" for what in ("limit", "remaining", "reset"))
-        for scope in ("requests", "tokens")
-    }
-)
 
 
 def render_headers(
@@ -27,31 +19,37 @@ def render_headers(
 ) -> dict[str, str]:
     """The headers for a decision about the charges of `rules` and `slots`."""
     headers: dict[str, str] = {}
-    tightest: dict[str, tuple[float, int, Reading]] = {}
+    tightest: dict[str, tuple[Rule, Reading]] = {}
+    readings = decision.readings
     for index, rule in enumerate(rules):
-        if not rule.shown:
-            continue
-        reading = decision.readings[index]
-        capacity = rule.charge.capacity
-        fraction = _fraction(reading.remaining, capacity)
-        known = tightest.get(rule.scope)
-        if known is None or fraction < known[0]:
-            tightest[rule.scope] = (fraction, capacity, reading)
-    for scope, (_, capacity, (_, remaining, full_in_s)) in tightest.items():
-        limit_name, remaining_name, reset_name = NAMES[scope]
-        headers[limit_name] = str(capacity)
+        if rule.shown:
+            reading = readings[index]
+            known = tightest.get(rule.scope)
+            if known is None or _share(rule, reading) < _share(*known):
+                tightest[rule.scope] = (rule, reading)
+    for rule, (_, remaining, full_in_s) in tightest.values():
+        limit_name, remaining_name, reset_name = rule.header_names
+        headers[limit_name] = rule.capacity_text
         headers[remaining_name] = str(int(remaining + TOLERANCE)) if remaining > 0.0 else "0"
         if full_in_s < NEVER:
             headers[reset_name] = f"{ceil(full_in_s - TOLERANCE)}s"
     if slots:
-        least = (inf, 0, 0)
-        for index, slot in enumerate(slots):
-            free = slot.limit - decision.in_flight[index]
-            least = min(least, (_fraction(free, slot.limit), slot.limit, free))
-        _, limit, left = least
+        limit, free = _tightest_slot(slots, decision.in_flight)
         headers["x-ratelimit-limit-concurrent"] = str(limit)
-        headers["x-ratelimit-remaining-concurrent"] = str(max(0, left))
+        headers["x-ratelimit-remaining-concurrent"] = str(free) if free > 0 else "0"
     return headers
+
+
+def _tightest_slot(slots: Sequence[Slot], in_flight: Sequence[int]) -> tuple[int, int]:
+    """Limit and free places of the slot with the least fraction left."""
+    frees = [(slot.limit, slot.limit - in_flight[index]) for index, slot in enumerate(slots)]
+    if len(frees) == 1:
+        return frees[0]
+    return min(frees, key=lambda one: (_fraction(one[1], one[0]), one[0]))
+
+
+def _share(rule: Rule, reading: Reading) -> float:
+    return _fraction(reading.remaining, rule.charge.capacity)
 
 
 def _fraction(remaining: float, capacity: int) -> float:

@@ -86,7 +86,7 @@ class _StoreHold:
         return render_headers(self._rules, self._slots, self._decision)
 
     def settle(self, total_tokens: int) -> None:
-        self._end(max(0, total_tokens), keep_request=True)
+        self._end(total_tokens if total_tokens > 0 else 0, keep_request=True)
 
     def release(self, *, keep_request: bool) -> None:
         self._end(0, keep_request=keep_request)
@@ -97,9 +97,13 @@ class _StoreHold:
         self._ended = True
         corrections = []
         for index, rule in enumerate(self._rules):
+            if rule.counts_tokens:
+                used = total_tokens
+            elif keep_request:
+                continue
+            else:
+                used = 0
             key, window_s, capacity, cost = self._charges[index]
-            kept = cost if keep_request else 0
-            used = total_tokens if rule.scope == "tokens" else kept
             if used != cost:
                 corrections.append(Charge(key, window_s, capacity, used - cost))
         if corrections or self._slots:
@@ -137,10 +141,11 @@ class TokenBucketLimiter:
         tokens = 0
         for rule in rules:
             charge = rule.charge
-            if rule.scope == "tokens":
+            if rule.counts_tokens:
                 tokens = tokens or self._estimate(exchange)
                 key, window_s, capacity, _ = charge
-                charge = Charge(key, window_s, capacity, min(tokens, capacity))
+                cost = tokens if tokens < capacity else capacity
+                charge = Charge(key, window_s, capacity, cost)
             charges.append(charge)
         return charges
 

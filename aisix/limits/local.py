@@ -32,8 +32,12 @@ class LocalBuckets:
         now = self._clock.monotonic()
         held = self._buckets
         before = len(held)
-        buckets = [held.get(charge.key) for charge in charges]
-        counts = [self._in_flight.get(slot.key, 0) for slot in slots] if slots else []
+        buckets = []
+        for charge in charges:
+            buckets.append(held.get(charge.key))
+        counts = []
+        for slot in slots:
+            counts.append(self._in_flight.get(slot.key, 0))
         granted, readings, after = judge(charges, buckets, slots, counts, now)
         for index, bucket in enumerate(after):
             if bucket is not None:

@@ -6,6 +6,8 @@ its owner is the same object, and a changed policy is seen by the first request 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aisix.core.resources import REQUEST_LIMITS, TOKEN_LIMITS, Alias, ApiKey
@@ -18,10 +20,21 @@ SHOWN_FIRST = frozenset({"rpm", "tpm"})
 """These stand for their kind wherever they are set."""
 
 
-class Rule(NamedTuple):
+HEADER_NAMES = MappingProxyType(
+    {
+        scope: tuple(f"x-ratelimit-{what}-{scope}" for what in ("limit", "remaining", "reset"))
+        for scope in ("requests", "tokens")
+    }
+)
+"""What the headers of a limit are called: how much, what is left of it, when it is full again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
     """One limit of one owner: `layer` "api_key" or "model", `scope` "requests" or "tokens", `limit`
     the policy field. `charge` takes one request; what it takes of tokens is known per request.
-    `shown` says whether the headers of an answer may speak of it.
+    `shown` says whether the headers of an answer may speak of it. The rest follows from these and
+    is worked out once: rules are read for every request.
     """
 
     layer: str
@@ -29,6 +42,14 @@ class Rule(NamedTuple):
     limit: str
     charge: Charge
     shown: bool
+    counts_tokens: bool = field(init=False)
+    capacity_text: str = field(init=False)
+    header_names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts_tokens", self.scope == "tokens")
+        object.__setattr__(self, "capacity_text", str(self.charge.capacity))
+        object.__setattr__(self, "header_names", HEADER_NAMES[self.scope])
 
 
 class Plan(NamedTuple):
