@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _FOLDED = b" \t"
+_SHORT_BYTES = 160
 
 
 def status_of(line: bytes) -> int:
@@ -26,14 +27,18 @@ def fields_of(lines: Sequence[bytes]) -> dict[str, str]:
             if name:
                 fields[name] = f"{fields[name]} {line.decode('latin-1').strip()}".strip()
             continue
-        raw, colon, rest = line.partition(b":")
-        if colon:
-            name, value = _name(raw), rest.decode("latin-1").strip()
+        known = _recurring(line) if len(line) <= _SHORT_BYTES else _field(line)
+        if known is not None:
+            name, value = known
             fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return fields
 
 
-@lru_cache(maxsize=1024)
-def _name(raw: bytes) -> str:
-    """A field's name in lower case; upstreams send the same few again and again."""
-    return raw.decode("latin-1").strip().lower()
+def _field(line: bytes) -> tuple[str, str] | None:
+    """Name and value of a line, None for one without a colon."""
+    name, colon, value = line.decode("latin-1").partition(":")
+    return (name.strip().lower(), value.strip()) if colon else None
+
+
+_recurring = lru_cache(maxsize=2048)(_field)
+"""The same for short lines: most of them are in every answer of an upstream."""

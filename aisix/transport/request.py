@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 from urllib.parse import urlsplit
 
@@ -99,12 +100,17 @@ def header_lines(headers: Headers, *, user_agent: str) -> list[bytes]:
 
 
 def _line(name: str, value: str) -> bytes:
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise misconfigured("a header name is not valid")
-    if not _VALUE.fullmatch(value):
+    if not ((value.isascii() and value.isprintable()) or _VALUE.fullmatch(value)):
         raise misconfigured("a header value holds a character that HTTP does not allow")
     text = value.strip(" \t")
     return (f"{name}: {text}" if text else f"{name};").encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def _check_url(url: str) -> None:

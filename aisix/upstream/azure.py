@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from aisix import __version__
 from aisix.core.endpoints import EndpointSpec
@@ -186,10 +187,9 @@ def _authentication(credential: Credential | None, token: str | None) -> tuple[s
 
 
 def _may_forward(name: str, value: str) -> bool:
-    return (
-        value.isascii()
-        and value.isprintable()
-        and name.lower() not in _OWN_HEADERS
-        and name.isascii()
-        and name.isprintable()
-    )
+    return value.isascii() and value.isprintable() and _is_forwardable(name)
+
+
+@lru_cache(maxsize=256)
+def _is_forwardable(name: str) -> bool:
+    return name.lower() not in _OWN_HEADERS and name.isascii() and name.isprintable()
