@@ -33,6 +33,9 @@ MAX_KEPT = 4096
 MAX_KEPT_CHARS = 1024
 """What callers spelt at greater length is not kept."""
 
+_WHOLE_ANSWER = '"overhead_ms":%.3f,"upstream_ms":%.3f,"latency_ms":%.3f'
+"""The durations of most exchanges. Here `%` is faster than an f-string."""
+
 _log = logging.getLogger("aisix.access")
 _own_log = logging.getLogger("aisix.telemetry")
 
@@ -68,16 +71,17 @@ class AccessLogger:
 def access_fields(exchange: Exchange) -> dict[str, Any]:
     """The fields of the line, in reading order."""
     error = exchange.error
+    latency, ttft, overhead, upstream = figures.durations(exchange)
     fields = {
         "request_id": one_line(exchange.id, MAX_WORD_CHARS),
         **_asked(exchange),
         **_ended(exchange),
         "provider_request_id": _word(exchange.upstream_request_id),
         **_usage(exchange),
-        "ttft_ms": _ms(figures.ttft_s(exchange)),
-        "overhead_ms": _ms(figures.overhead_s(exchange)),
-        "upstream_ms": _ms(figures.upstream_s(exchange)),
-        "latency_ms": _ms(figures.latency_s(exchange)),
+        "ttft_ms": _ms(ttft),
+        "overhead_ms": _ms(overhead),
+        "upstream_ms": _ms(upstream),
+        "latency_ms": _ms(latency),
         "error_kind": figures.error_kind(exchange),
         "error": one_line(error.detail or error.message, MAX_ERROR_CHARS) if error else None,
     }
@@ -241,11 +245,9 @@ class ShortWay:
             if theirs
             else ""
         )
-        # the last member is always there: it ends the object
         return (
             f'{{"time":"{self._time}",{self._head}"request_id":"{request_id}",{asked}{ended}{theirs}'
-            f"{_usage_text(exchange.usage)}{_durations_text(exchange)}"
-            f'"latency_ms":{figures.latency_s(exchange) * 1000.0:.3f}}}\n'
+            f"{_usage_text(exchange.usage)}{_durations_text(exchange)}}}\n"
         )
 
     def _forget(self) -> None:
@@ -290,16 +292,13 @@ def _usage_text(usage: Usage | None) -> str:
 
 
 def _durations_text(exchange: Exchange) -> str:
-    """All but the latency, which there always is."""
-    ttft = figures.ttft_s(exchange)
-    overhead = figures.overhead_s(exchange)
-    upstream = figures.upstream_s(exchange)
+    """There always is a latency: it ends the object."""
+    latency, ttft, overhead, upstream = figures.durations(exchange)
     if ttft is None and overhead is not None and upstream is not None:
-        return f'"overhead_ms":{overhead * 1000.0:.3f},"upstream_ms":{upstream * 1000.0:.3f},'
+        return _WHOLE_ANSWER % (overhead * 1000.0, upstream * 1000.0, latency * 1000.0)
     known = (("ttft_ms", ttft), ("overhead_ms", overhead), ("upstream_ms", upstream))
-    return "".join(
-        [f'"{name}":{value * 1000.0:.3f},' for name, value in known if value is not None]
-    )
+    texts = [f'"{name}":{value * 1000.0:.3f},' for name, value in known if value is not None]
+    return f'{"".join(texts)}"latency_ms":{latency * 1000.0:.3f}'
 
 
 def _members(fields: dict[str, Any]) -> str:

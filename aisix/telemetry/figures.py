@@ -30,6 +30,9 @@ UNKNOWN = "unknown"
 
 CLIENT_DISCONNECTED = "client_disconnected"
 
+Durations = tuple[float, float | None, float | None, float | None]
+"""Latency, time to the first token, overhead, upstream time; seconds, see `durations`."""
+
 _DONE = Phase.DONE
 
 _STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
@@ -45,53 +48,46 @@ _UPSTREAM_KINDS: dict[type[GatewayError], str] = {
 _TIMEOUT_KINDS = {phase: f"timeout_{phase}" for phase in ("connect", "first_byte", "idle", "total")}
 
 
-def latency_s(exchange: Exchange) -> float:
-    """From arrival to settlement; for a stream that is its last byte."""
-    timings = exchange.timings
-    latency = timings.ended - timings.arrived
-    return latency if latency > 0.0 else 0.0
+def durations(exchange: Exchange) -> Durations:
+    """Latency, time to the first token, overhead and upstream time (decisions §9).
 
+    Latency runs from arrival to settlement; for a stream that is its last byte. Time to the first
+    token, streams only, runs from arrival to the first event with content. Upstream time runs from
+    hand-over of the last attempt to the newest byte that Azure sent.
 
-def ttft_s(exchange: Exchange) -> float | None:
-    """From arrival to the first event with content; streams only (decisions §9)."""
-    timings = exchange.timings
-    if timings.first_token <= 0.0 or not exchange.streaming:
-        return None
-    ttft = timings.first_token - timings.arrived
-    return ttft if ttft > 0.0 else 0.0
-
-
-def upstream_s(exchange: Exchange) -> float | None:
-    """From hand-over of the last attempt to the newest byte that Azure sent."""
-    timings = exchange.timings
-    newest = timings.upstream_last_byte or timings.upstream_first_byte
-    if newest <= 0.0 or timings.dispatched <= 0.0:
-        return None
-    waited = newest - timings.dispatched
-    return waited if waited > 0.0 else 0.0
-
-
-def overhead_s(exchange: Exchange) -> float | None:
-    """What the gateway added (decisions §9).
-
-    A whole answer: total less (handed to curl → last byte in). A stream: (arrival → handed to
-    curl) plus (first byte in → first byte out). None when no good answer was relayed, and after a
-    repaired attempt, whose wait for Azure would count as ours.
+    Overhead is what the gateway added. A whole answer: total less (handed to curl → last byte in).
+    A stream: (arrival → handed to curl) plus (first byte in → first byte out). None when no good
+    answer was relayed, and after a repaired attempt, whose wait for Azure would count as ours.
     """
     timings = exchange.timings
-    if exchange.attempts != 1 or timings.dispatched <= 0.0:
-        return None
-    before = timings.dispatched - timings.arrived
-    if exchange.streaming:
-        if timings.first_out <= 0.0 or timings.upstream_first_byte <= 0.0:
-            return None
-        after = timings.first_out - timings.upstream_first_byte
+    payload = exchange.payload
+    arrived = timings.arrived
+    dispatched = timings.dispatched
+    first_byte = timings.upstream_first_byte
+    last_byte = timings.upstream_last_byte
+    latency = timings.ended - arrived
+    ttft = overhead = upstream = None
+    if payload is not None and payload.stream:
+        if timings.first_token > 0.0:
+            ttft = timings.first_token - arrived
+        if timings.first_out > 0.0 and first_byte > 0.0:
+            overhead = dispatched - arrived + (timings.first_out - first_byte)
+    elif last_byte > 0.0 and exchange.phase is _DONE:
+        overhead = dispatched - arrived + (timings.ended - last_byte)
+    if dispatched <= 0.0:
+        overhead = None
     else:
-        if timings.upstream_last_byte <= 0.0 or exchange.phase is not _DONE:
-            return None
-        after = timings.ended - timings.upstream_last_byte
-    overhead = before + after
-    return overhead if overhead > 0.0 else 0.0
+        if exchange.attempts != 1:
+            overhead = None
+        newest = last_byte or first_byte
+        if newest > 0.0:
+            upstream = newest - dispatched
+    return (
+        latency if latency > 0.0 else 0.0,
+        ttft if ttft is None or ttft > 0.0 else 0.0,
+        overhead if overhead is None or overhead > 0.0 else 0.0,
+        upstream if upstream is None or upstream > 0.0 else 0.0,
+    )
 
 
 def status_class(status: int | None) -> str:

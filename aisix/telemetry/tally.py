@@ -47,22 +47,18 @@ class Tally:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = self._new_line(exchange)
+        latency, ttft, overhead, _ = figures.durations(exchange)
         for slots in line.counters:
             slots[0] += 1.0
-        latency = figures.latency_s(exchange)
         for slots in line.summaries:
             slots[0] += 1.0
             slots[1] += latency
         observe(line.e2e, self._e2e_bounds, latency)
-        if line.overhead is not None:
-            overhead = figures.overhead_s(exchange)
-            if overhead is not None:
-                observe(line.overhead, self._overhead_bounds, overhead)
-        if line.ttft is not None and line.ttft_summary is not None:
-            ttft = figures.ttft_s(exchange)
-            if ttft is not None:
-                observe(line.ttft, self._ttft_bounds, ttft)
-                add(line.ttft_summary, ttft)
+        if overhead is not None and line.overhead is not None:
+            observe(line.overhead, self._overhead_bounds, overhead)
+        if ttft is not None and line.ttft is not None and line.ttft_summary is not None:
+            observe(line.ttft, self._ttft_bounds, ttft)
+            add(line.ttft_summary, ttft)
         usage = exchange.usage
         if usage is not None:
             prompt, completion, total, consumed = line.tokens or self._new_tokens(line)
@@ -127,22 +123,32 @@ class Tally:
 
 
 def _line_key(exchange: Exchange) -> tuple[object, ...]:
-    """What decides the labels of an exchange."""
+    """What decides the labels of an exchange; outcome is told by three fields."""
     alias = exchange.alias
     caller = exchange.caller
-    entry = (
-        exchange.request.spec.operation,
-        None if caller is None else caller.id,
-        exchange.attempts > 0,
-        exchange.streaming,
-        exchange.status,
-        exchange.outcome,
-    )
+    payload = exchange.payload
+    caller_id = None if caller is None else caller.id
     if alias is None:
-        return entry
+        return (
+            exchange.request.spec.operation,
+            caller_id,
+            exchange.attempts > 0,
+            payload is not None and payload.stream,
+            exchange.status,
+            exchange.departed,
+            exchange.error is None,
+            exchange.phase,
+        )
     deployment = alias.deployment  # as configured: a wildcard's is the caller's text by now
     return (
-        entry,
+        exchange.request.spec.operation,
+        caller_id,
+        exchange.attempts > 0,
+        payload is not None and payload.stream,
+        exchange.status,
+        exchange.departed,
+        exchange.error is None,
+        exchange.phase,
         alias.name,
         deployment.provider,
         deployment.name,

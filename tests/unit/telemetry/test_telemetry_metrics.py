@@ -400,8 +400,10 @@ def test_a_bug_in_counting_is_logged_once_and_never_raised(caplog):
         recorder.exchange_started(broken)
         recorder.exchange_ended(broken)
     recorder.limit_decided("no error at all")  # type: ignore[arg-type]  # another one
+    recorder.attempt_ended(None, "gpt", ok=True)  # type: ignore[arg-type]
+    recorder.auth_decided(allowed=True, reason=[])  # type: ignore[arg-type]
     reports = [record.where for record in caplog.records if record.msg == "metrics.failed"]
-    assert reports == ["exchange_ended"]
+    assert reports == ["exchange_ended", "attempt_ended", "auth_decided"]
     assert value(recorder, "aisix_proxy_in_flight_requests") == 0
 
 
