@@ -10,9 +10,9 @@ unless the name says otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aisix.core.request import InboundRequest
 from aisix.core.resources import Alias, ApiKey, Deployment
@@ -57,9 +57,11 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one exchange. `estimated` marks figures of our own making."""
+class Usage(NamedTuple):
+    """Tokens of one exchange. `estimated` marks figures of our own making.
+
+    A tuple, since one is made for every exchange and a frozen dataclass takes five times as long.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -169,8 +171,7 @@ def merge_usage(known: Usage | None, seen: Usage) -> Usage:
     """Per-field maximum over a stream: later chunks may repeat or complete earlier counts."""
     if known is None:
         return seen
-    return replace(
-        seen,
+    return seen._replace(
         prompt_tokens=max(known.prompt_tokens, seen.prompt_tokens),
         completion_tokens=max(known.completion_tokens, seen.completion_tokens),
         total_tokens=max(known.total_tokens, seen.total_tokens),

@@ -1,8 +1,8 @@
 """Reads tokens out of an answer as it passes, and estimates them when none are reported. Pure.
 
 Azure may put usage on any chunk, on several, or (cut stream, old api-version) on none: every
-non-null block is merged by the larger count. Text is counted all along, since only the end shows
-whether it is needed. Nothing an upstream sends makes the meter fail: what it cannot read it skips.
+non-null block is merged by the larger count. Text is counted until usage is reported: only the end
+shows whether it is needed. Nothing an upstream sends makes the meter fail: what it cannot read it skips.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class UsageMeter:
         if isinstance(choices, list):
             for choice in choices:
                 if isinstance(choice, dict):
-                    self._observe_choice(choice)
+                    reason = choice.get("finish_reason")
+                    if reason and isinstance(reason, str):
+                        self.finish_reason = reason
+                    if self._reported is None:
+                        self._text_bytes += _choice_bytes(choice)
 
     def observe_text(self, size_bytes: int, /) -> None:
         """Take in so many more bytes of UTF-8 that the model wrote."""
@@ -66,17 +70,6 @@ class UsageMeter:
             estimated=True,
         )
 
-    def _observe_choice(self, choice: Mapping[str, Any]) -> None:
-        reason = choice.get("finish_reason")
-        if reason and isinstance(reason, str):
-            self.finish_reason = reason
-        if text := choice.get("text"):
-            self._text_bytes += _text_bytes(text)
-        for name in ("delta", "message"):
-            message = choice.get(name)
-            if message and isinstance(message, dict):
-                self._text_bytes += _message_bytes(message)
-
 
 def parse_usage(block: Any) -> Usage | None:
     """A usage block of chat, completions or embeddings; None when it counts nothing."""
@@ -87,20 +80,27 @@ def parse_usage(block: Any) -> Usage | None:
     total = _count(block.get("total_tokens"))
     if prompt is None and completion is None and total is None:
         return None
-    cached = _count(_member(block.get("prompt_tokens_details"), "cached_tokens"))
-    reasoning = _count(_member(block.get("completion_tokens_details"), "reasoning_tokens"))
-    return Usage(
-        prompt_tokens=prompt or 0,
-        completion_tokens=completion or 0,
-        total_tokens=total or (prompt or 0) + (completion or 0),
-        cached_tokens=cached or 0,
-        reasoning_tokens=reasoning or 0,
-    )
+    prompt = prompt or 0
+    completion = completion or 0
+    cached = _count(_member(block.get("prompt_tokens_details"), "cached_tokens")) or 0
+    reasoning = _count(_member(block.get("completion_tokens_details"), "reasoning_tokens")) or 0
+    return Usage(prompt, completion, total or prompt + completion, cached, reasoning)
 
 
 def _count(value: Any) -> int | None:
     """`value` when it is a token count (true and false are none)."""
     return value if type(value) is int and 0 <= value < _MAX_TOKENS else None
+
+
+def _choice_bytes(choice: Mapping[str, Any]) -> int:
+    """UTF-8 bytes of all that the model wrote in a choice, whole or streamed."""
+    text = choice.get("text")
+    count = _text_bytes(text) if text else 0
+    for name in ("delta", "message"):
+        message = choice.get(name)
+        if message and isinstance(message, dict):
+            count += _message_bytes(message)
+    return count
 
 
 def _message_bytes(message: Mapping[str, Any]) -> int:

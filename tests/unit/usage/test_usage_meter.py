@@ -124,6 +124,15 @@ def test_the_served_model_is_the_first_name_and_the_finish_reason_the_last() -> 
     assert meter.finish_reason == "content_filter"
 
 
+def test_a_finish_reason_after_the_usage_is_still_read() -> None:
+    meter = metered(
+        {"usage": usage_block(10, 6), "choices": []},
+        delta({"content": "x"}, finish_reason="length"),
+    )
+    assert meter.finish_reason == "length"
+    assert meter.usage(0).completion_tokens == 6
+
+
 def test_an_operation_without_usage_remembers_the_model_only() -> None:
     meter = metered({"model": "m", "usage": usage_block(5, 5)}, spec=OTHER)
     assert meter.served_model == "m"
