@@ -34,7 +34,8 @@ _AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _METHODS = {
     name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 }
-_MAX_NAMES = 512
+_MAX_KNOWN = 64  # fields remembered of a connection
+_MAX_KNOWN_BYTES = 256  # of one
 _SPACE = b" \t"  # llhttp takes away only what stands before a value
 _FRAMING = ("content-length", "transfer-encoding")
 
@@ -89,7 +90,7 @@ class MessageParser:
         self._parser = HttpRequestParser(self)
         self._message: Message | None = None  # whose body is coming
         self._fields: dict[str, str] = {}
-        self._names: dict[bytes, str] = {}
+        self._known: dict[bytes, tuple[str, bytes, str]] = {}
         self._url = b""
         self._head_fed_bytes = 0
         self._silent_bytes = 0
@@ -178,14 +179,14 @@ class MessageParser:
         """One field, or one of a trailer."""
         if not self._in_head:
             return  # replayed, or of a trailer, which nothing here reads
-        known = self._names.get(name)
-        if known is None:
-            known = self._learn(name)
-        text = value.rstrip(_SPACE).decode("latin-1")
-        if known in self._fields:
-            self._repeat(known, text)
+        known = self._known.get(name)
+        if known is None or known[1] != value:
+            known = self._learn(name, value)
+        lower = known[0]
+        if lower in self._fields:
+            self._repeat(lower, known[2])
         else:
-            self._fields[known] = text
+            self._fields[lower] = known[2]
 
     def on_headers_complete(self) -> None:
         """The head is whole: check what llhttp does not, and hand the message out."""
@@ -240,11 +241,12 @@ class MessageParser:
         if not message.keep_alive:
             self.ended = True
 
-    def _learn(self, name: bytes) -> str:
-        """A field's name in lower case; a caller uses the same few again and again."""
-        known = name.decode("latin-1").lower()
-        if len(self._names) < _MAX_NAMES:
-            self._names[name] = known
+    def _learn(self, name: bytes, value: bytes) -> tuple[str, bytes, str]:
+        """A field's name in lower case, and its value as it came and as text. A caller sends the
+        same few again and again, most with the same value."""
+        known = name.decode("latin-1").lower(), value, value.rstrip(_SPACE).decode("latin-1")
+        if len(self._known) < _MAX_KNOWN and len(name) + len(value) <= _MAX_KNOWN_BYTES:
+            self._known[name] = known
         return known
 
     def _repeat(self, name: str, value: str) -> None:
