@@ -145,12 +145,14 @@ def judge(
         if bucket is not None:
             spent = spent_at(bucket, now)
             stamp = _stamp(bucket, spent, now)
-        if wait_s(spent, charge) > 0.0:
-            return _refuse(charges, buckets, now)
         _, window_s, capacity, cost = charge
         spent += cost
+        left = capacity - spent
+        if left < -TOLERANCE or not 0 < capacity >= cost:
+            return _refuse(charges, buckets, now)
         after.append((spent, stamp, capacity / window_s))
-        readings.append(Reading(0.0, capacity - spent, spent * window_s / capacity))
+        # what NamedTuple does, without its Python code
+        readings.append(tuple.__new__(Reading, (0.0, left, spent * window_s / capacity)))
     return True, tuple(readings), after
 
 

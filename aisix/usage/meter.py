@@ -1,8 +1,9 @@
 """Reads tokens out of an answer as it passes, and estimates them when none are reported. Pure.
 
 Azure may put usage on any chunk, on several, or (cut stream, old api-version) on none: every
-non-null block is merged by the larger count. Text is counted until usage is reported: only the end
-shows whether it is needed. Nothing an upstream sends makes the meter fail: what it cannot read it skips.
+non-null block is merged by the larger count. Text is counted until usage is reported: nothing else
+shows whether it is needed. Nothing an upstream sends makes the meter fail: what it cannot read it
+skips.
 """
 
 from __future__ import annotations
