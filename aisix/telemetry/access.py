@@ -15,7 +15,7 @@ import logging
 import time
 from typing import Any
 
-from aisix.core.exchange import Exchange, Usage
+from aisix.core.exchange import Exchange
 from aisix.telemetry import figures, logs
 from aisix.telemetry.lines import LineHandler
 
@@ -33,8 +33,12 @@ MAX_KEPT = 4096
 MAX_KEPT_CHARS = 1024
 """What callers spelt at greater length is not kept."""
 
-_WHOLE_ANSWER = '"overhead_ms":%.3f,"upstream_ms":%.3f,"latency_ms":%.3f'
-"""The durations of most exchanges. Here `%` is faster than an f-string."""
+_FIGURES = (
+    '"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"cached_tokens":%d,'
+    '"reasoning_tokens":%d,"usage_estimated":%s,%s"overhead_ms":%.3f,"upstream_ms":%.3f,'
+    '"latency_ms":%.3f}\n'
+)
+"""The end of most lines. For numbers `%` is faster than an f-string."""
 
 _log = logging.getLogger("aisix.access")
 _own_log = logging.getLogger("aisix.telemetry")
@@ -71,17 +75,13 @@ class AccessLogger:
 def access_fields(exchange: Exchange) -> dict[str, Any]:
     """The fields of the line, in reading order."""
     error = exchange.error
-    latency, ttft, overhead, upstream = figures.durations(exchange)
     fields = {
         "request_id": one_line(exchange.id, MAX_WORD_CHARS),
         **_asked(exchange),
         **_ended(exchange),
         "provider_request_id": _word(exchange.upstream_request_id),
         **_usage(exchange),
-        "ttft_ms": _ms(ttft),
-        "overhead_ms": _ms(overhead),
-        "upstream_ms": _ms(upstream),
-        "latency_ms": _ms(latency),
+        **_durations(exchange),
         "error_kind": figures.error_kind(exchange),
         "error": one_line(error.detail or error.message, MAX_ERROR_CHARS) if error else None,
     }
@@ -187,6 +187,16 @@ def _usage(exchange: Exchange) -> dict[str, Any]:
     }
 
 
+def _durations(exchange: Exchange) -> dict[str, float | None]:
+    latency, ttft, overhead, upstream = figures.durations(exchange)
+    return {
+        "ttft_ms": _ms(ttft),
+        "overhead_ms": _ms(overhead),
+        "upstream_ms": _ms(upstream),
+        "latency_ms": _ms(latency),
+    }
+
+
 def one_line(text: str, limit: int) -> str:
     """`text` on one line, without control characters, at most `limit` characters."""
     if text.isprintable():
@@ -237,17 +247,14 @@ class ShortWay:
         asked = self._asked.get(key) or self._kept(self._asked, key, _asked(exchange))
         key = _ended_key(exchange)
         ended = self._ended.get(key) or self._kept(self._ended, key, _ended(exchange))
-        own, theirs = exchange.request.request_id, exchange.upstream_request_id
-        harmless = self._redactor.is_harmless_uuid
-        request_id = own if harmless(own) else self._redacted(own)
-        theirs = (
-            f'"provider_request_id":"{theirs if harmless(theirs) else self._redacted(theirs)}",'
-            if theirs
-            else ""
-        )
+        own, theirs = exchange.request.request_id, exchange.upstream_request_id or ""
+        if not self._redactor.are_harmless_uuids(own, theirs):
+            own, theirs = self._redacted(own), self._redacted(theirs)
+        if theirs:
+            theirs = f'"provider_request_id":"{theirs}",'
         return (
-            f'{{"time":"{self._time}",{self._head}"request_id":"{request_id}",{asked}{ended}{theirs}'
-            f"{_usage_text(exchange.usage)}{_durations_text(exchange)}}}\n"
+            f'{{"time":"{self._time}",{self._head}"request_id":"{own}",{asked}{ended}{theirs}'
+            f"{_figures_text(exchange)}"
         )
 
     def _forget(self) -> None:
@@ -280,25 +287,26 @@ class ShortWay:
         return logs.render_json(self._redactor.text(one_line(text, MAX_WORD_CHARS)))[1:-1]
 
 
-def _usage_text(usage: Usage | None) -> str:
-    if usage is None:
-        return ""
-    return (
-        f'"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
-        f'"total_tokens":{usage.total_tokens},"cached_tokens":{usage.cached_tokens},'
-        f'"reasoning_tokens":{usage.reasoning_tokens},'
-        f'"usage_estimated":{"true" if usage.estimated else "false"},'
-    )
-
-
-def _durations_text(exchange: Exchange) -> str:
-    """There always is a latency: it ends the object."""
+def _figures_text(exchange: Exchange) -> str:
+    """Usage and durations, and the end of the object: there always is a latency."""
+    usage = exchange.usage
     latency, ttft, overhead, upstream = figures.durations(exchange)
-    if ttft is None and overhead is not None and upstream is not None:
-        return _WHOLE_ANSWER % (overhead * 1000.0, upstream * 1000.0, latency * 1000.0)
-    known = (("ttft_ms", ttft), ("overhead_ms", overhead), ("upstream_ms", upstream))
-    texts = [f'"{name}":{value * 1000.0:.3f},' for name, value in known if value is not None]
-    return f'{"".join(texts)}"latency_ms":{latency * 1000.0:.3f}'
+    if usage is None or overhead is None or upstream is None:
+        known = {**_usage(exchange), **_durations(exchange)}
+        known = {name: value for name, value in known.items() if value is not None}
+        return logs.render_json(known)[1:] + "\n"
+    return _FIGURES % (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        "true" if usage.estimated else "false",
+        "" if ttft is None else f'"ttft_ms":{ttft * 1000.0:.3f},',
+        overhead * 1000.0,
+        upstream * 1000.0,
+        latency * 1000.0,
+    )
 
 
 def _members(fields: dict[str, Any]) -> str:

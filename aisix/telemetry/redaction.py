@@ -68,7 +68,8 @@ _MARKERS = (
 """Every text that a pattern matches holds one of these (in lower case), or is long."""
 
 _LONG_KEY_CHARS = 84
-_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_are_uuids = re.compile(f"{_UUID} (?:{_UUID})?").fullmatch
 _PART_OF_UUID = re.compile(r"[0-9a-f]{0,12}(?:-[0-9a-f]{0,12}){0,4}")
 _PLAIN = frozenset({int, float, bool, type(None)})
 
@@ -107,10 +108,12 @@ class Redactor:
                 text = pattern.sub(replacement, text)
         return text
 
-    def is_harmless_uuid(self, text: str) -> bool:
-        """Whether `text` is a UUID in its usual spelling and holds no secret: it can be shown as
-        it is. Asked of the ids of every request, which no cache can hold."""
-        if not _is_uuid(text):
+    def are_harmless_uuids(self, one: str, other: str) -> bool:
+        """Whether both texts are UUIDs in their usual spelling, or `other` is empty, and hold no
+        secret: they can be shown as they are. Asked of the ids of every request, which no cache
+        can hold."""
+        text = f"{one} {other}"
+        if not _are_uuids(text):
             return False
         return not self._like_uuids or all(secret not in text for secret in self._like_uuids)
 
