@@ -33,7 +33,7 @@ class LocalBuckets:
         held = self._buckets
         before = len(held)
         buckets = []
-        for charge in charges:
+        for charge in charges:  # loops: a comprehension is a call more
             buckets.append(held.get(charge.key))
         counts = []
         for slot in slots:

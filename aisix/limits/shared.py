@@ -44,13 +44,16 @@ class SharedBuckets:
     async def take(self, charges: Sequence[Charge], slots: Sequence[Slot]) -> Decision:
         """Take all `charges` and `slots`, whose keys are distinct, or nothing."""
         table = self._table
-        places = [self._buckets[charge.key] for charge in charges]
-        seats = [self._counters[slot.key] for slot in slots] if slots else []
+        places, seats = self._find(charges, slots)
+        read_bucket, read_count = table.buckets.read, table.counters.read
         table.lock()
         try:
             now = self._clock.monotonic()
-            buckets = [table.buckets.read(place) for place in places]
-            counts = [table.counters.read(seat) for seat in seats] if slots else []
+            buckets, counts = [], []
+            for place in places:
+                buckets.append(read_bucket(place))
+            for seat in seats:
+                counts.append(read_count(seat))
             granted, readings, after = judge(charges, buckets, slots, counts, now)
             for index, bucket in enumerate(after):
                 if bucket is not None and bucket is not buckets[index]:
@@ -68,8 +71,7 @@ class SharedBuckets:
     def give_back(self, corrections: Sequence[Charge], slots: Sequence[Slot], claim: str) -> None:
         """Apply signed `corrections` and free `slots` that this worker took."""
         table = self._table
-        places = [self._buckets[charge.key] for charge in corrections]
-        seats = [self._counters[slot.key] for slot in slots]
+        places, seats = self._find(corrections, slots)
         table.lock()
         try:
             now = self._clock.monotonic()
@@ -81,6 +83,17 @@ class SharedBuckets:
                     table.counters.leave(seat.at, self._worker)
         finally:
             table.unlock()
+
+    def _find(
+        self, charges: Sequence[Charge], slots: Sequence[Slot]
+    ) -> tuple[list[Place], list[Place]]:
+        """Where the rows of `charges` and `slots` may be. Loops: a comprehension is a call more."""
+        places, seats = [], []
+        for charge in charges:
+            places.append(self._buckets[charge.key])
+        for slot in slots:
+            seats.append(self._counters[slot.key])
+        return places, seats
 
     def _write(self, place: Place, bucket: Bucket, busy: Sequence[Place], *, now: float) -> None:
         """Keep `bucket` at `place`; if it needs a row and has none, in one not of `busy`."""
