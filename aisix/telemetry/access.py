@@ -229,7 +229,7 @@ class ShortWay:
         self._asked: dict[tuple[object, ...], str] = {}
         self._ended: dict[tuple[object, ...], str] = {}
         self._millis = -1
-        self._time = ""
+        self._start = ""
 
     def __len__(self) -> int:
         """How many finished texts are kept."""
@@ -242,7 +242,7 @@ class ShortWay:
         millis = int(now * 1000)
         if millis != self._millis:
             self._millis = millis
-            self._time = logs.timestamp(now)
+            self._start = f'{{"time":"{logs.timestamp(now)}",{self._head}"request_id":"'
         key = _asked_key(exchange)
         asked = self._asked.get(key) or self._kept(self._asked, key, _asked(exchange))
         key = _ended_key(exchange)
@@ -252,14 +252,12 @@ class ShortWay:
             own, theirs = self._redacted(own), self._redacted(theirs)
         if theirs:
             theirs = f'"provider_request_id":"{theirs}",'
-        return (
-            f'{{"time":"{self._time}",{self._head}"request_id":"{own}",{asked}{ended}{theirs}'
-            f"{_figures_text(exchange)}"
-        )
+        return f'{self._start}{own}",{asked}{ended}{theirs}{_figures_text(exchange)}'
 
     def _forget(self) -> None:
         """What is kept was redacted by the secrets of its time."""
         self._revision = self._redactor.revision
+        self._millis = -1
         self._asked.clear()
         self._ended.clear()
         constant = {
