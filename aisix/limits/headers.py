@@ -42,10 +42,14 @@ def render_headers(
 
 def _tightest_slot(slots: Sequence[Slot], in_flight: Sequence[int]) -> tuple[int, int]:
     """Limit and free places of the slot with the least fraction left."""
-    frees = [(slot.limit, slot.limit - in_flight[index]) for index, slot in enumerate(slots)]
-    if len(frees) == 1:
-        return frees[0]
-    return min(frees, key=lambda one: (_fraction(one[1], one[0]), one[0]))
+    limit = slots[0].limit
+    free = limit - in_flight[0]
+    for index in range(1, len(slots)):
+        other = slots[index].limit
+        left = other - in_flight[index]
+        if (_fraction(left, other), other) < (_fraction(free, limit), limit):
+            limit, free = other, left
+    return limit, free
 
 
 def _share(rule: Rule, reading: Reading) -> float:
