@@ -1,0 +1,97 @@
+"""What is left of an exchange when it has ended and its connections live on: nothing.
+
+The collector is off while it runs: what a cycle keeps alive counts as left, because under load it
+would wait for the collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from aisix.core.exchange import Exchange, Payload, Timings
+from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
+from aisix.core.request import InboundRequest
+from aisix.transport.body import BodyBuffer
+from aisix.transport.transfer import Transfer
+from aisix.web.body import StreamedBody
+from aisix.web.codec import Message
+from aisix.web.reply import ConnectionReply
+from tests.support.builders import CHAT
+from tests.support.front import post, serve_proxy
+from tests.support.pipeline import DONE, Harness, delta, good_body, streamed
+from tests.support.raw_server import CHUNKED_HEAD, LAST_CHUNK, RawConnection, chunk, raw_server
+from tests.support.transports import curl_transport
+
+PATH = "/v1/chat/completions"
+OF_AN_EXCHANGE = (
+    *(Exchange, Payload, Timings, InboundRequest),
+    *(Message, StreamedBody, ConnectionReply),
+    *(UpstreamCall, Transfer, BodyBuffer),
+)
+
+
+@pytest.fixture(autouse=True)
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def alive() -> Counter[str]:
+    """How many objects of each kind an exchange is made of there are."""
+    kinds = set(OF_AN_EXCHANGE)
+    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+
+
+def forget(harness: Harness) -> None:
+    """What only the harness remembers."""
+    harness.recorder.newest = None
+    harness.recorder.ended.clear()
+    harness.log.lines.clear()
+    harness.transport.calls.clear()
+    harness.transport.bodies.clear()
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_leaves_leaves_nothing_behind():
+    before = alive()
+    harness = Harness()
+    async with serve_proxy(harness.pipeline) as front:
+        harness.transport.script(streamed([delta(CHAT, "hel"), asyncio.Event(), DONE]))
+        async with front.caller() as caller:
+            await caller.send(post(PATH, good_body(CHAT, stream=True)))
+            await caller.head()
+            await caller.chunk()
+        await front.idle()
+        forget(harness)
+        assert alive() - before == {}
+
+
+@pytest.mark.parametrize("ending", ["whole", "left"])
+@pytest.mark.gen_test
+async def test_a_transport_keeps_nothing_of_its_calls(ending: str):
+    """Neither a handle at rest nor a connection that is kept."""
+    before = alive()
+
+    async def serve(connection: RawConnection) -> None:
+        while await connection.request() is not None:
+            await connection.send(CHUNKED_HEAD, chunk(b"one"))
+            if ending == "whole":
+                await connection.send(LAST_CHUNK)
+
+    async with raw_server(serve) as server, curl_transport() as transport:
+        target = UpstreamTarget("POST", server.url("/x"), streaming=True)
+        for _ in range(3):
+            call = UpstreamCall(target, body=b"{}" * 1000, deadlines=Deadlines())
+            async with transport.open(call) as answer:
+                assert await answer.read() == b"one"
+                while ending == "whole" and await answer.read():
+                    pass
+            del call, answer
+        assert alive() - before == {}
