@@ -134,3 +134,27 @@ def test_fields_without_secrets_come_back_as_they_are():
 def test_no_registered_secret_survives_in_any_surroundings(before, secret, after):
     shown = redactor(secret).fields({"x": f"{before}{secret}{after}", "y": 1})["x"]
     assert secret not in shown or secret in f"{before}{MASK}{after}"
+
+
+UUID = "1c9ce942-5b46-43bb-ba98-3df05e668948"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "harmless"),
+    [
+        *[(UUID, "", True), (UUID, UUID, True), (UUID[:9] + "0" * 4 + UUID[13:], UUID, True)],
+        *[("", UUID, False), ("", "", False), (UUID, "x", False), ("x", UUID, False)],
+        *[(UUID + UUID, "", False), (f"{UUID} {UUID}", "", False), (f"{UUID} ", UUID, False)],
+        *[(UUID[:20], UUID[20:], False), (UUID.upper(), "", False), (UUID, UUID + "\n", False)],
+    ],
+)
+def test_only_whole_uuids_are_harmless(one, other, harmless):
+    assert redactor().are_harmless_uuids(one, other) is harmless
+
+
+def test_a_uuid_that_holds_a_secret_is_not_harmless():
+    known = redactor(UUID[9:23])
+    other = UUID.replace("5b46", "0000")
+    assert known.are_harmless_uuids(other, other)
+    assert not known.are_harmless_uuids(UUID, other)
+    assert not known.are_harmless_uuids(other, UUID)
