@@ -22,6 +22,9 @@ from aisix.errors import BadRequest, UnsupportedEncoding
 _PREFIX = "request payload is invalid: "
 _JSON = "application/json"
 _CONSTANTS = (b"NaN", b"Infinity")
+MAX_VALUES = 1_000_000
+"""Objects and arrays of a body: each costs many times its own two bytes."""
+
 _LARGE_BYTES = 256 * 1024
 _BEFORE_VALUE = b"[:,- \t\r\n"
 
@@ -70,6 +73,8 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"{_PREFIX}the body is empty, a JSON object is needed")
     try:
         if len(raw) > _LARGE_BYTES:
+            if raw.count(b"{") + raw.count(b"[") > MAX_VALUES:
+                raise _NotJson(f"the body holds more than {MAX_VALUES} objects and arrays")
             # ujson spends four bytes on each character of a text while it reads it
             document = _strict(raw)
         else:
@@ -111,7 +116,7 @@ def _json_reason(error: Exception) -> str:
 
 
 class _NotJson(ValueError):
-    """A constant that JavaScript knows and JSON does not."""
+    """A constant that JavaScript knows and JSON does not, or more than we build. Says so."""
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -16,6 +16,8 @@ from aisix.errors import BodyTooLarge, CallerDeparted
 HIGH_WATER_BYTES = 256 * 1024
 """While this much is unread, the caller's socket is not read."""
 
+_PIECE_BYTES = 64  # what a piece costs beside its bytes: tiny chunks must not add up
+
 SWALLOW_BYTES = 256 * 1024 * 1024
 """How much of an unwanted body is read before the connection is closed instead. Ample: a caller
 whose upload is cut sees a reset and never learns why."""
@@ -62,7 +64,7 @@ class StreamedBody:
     @property
     def full(self) -> bool:
         """Whether the caller must wait until some of it is read."""
-        return self._held_bytes >= HIGH_WATER_BYTES
+        return self._held_bytes + _PIECE_BYTES * len(self._pieces) >= HIGH_WATER_BYTES
 
     @property
     def awaited(self) -> bool:
@@ -158,8 +160,8 @@ class StreamedBody:
         return True
 
     def _take(self) -> bytes:
-        piece = self._pieces.popleft()
         full = self.full
+        piece = self._pieces.popleft()
         self._held_bytes -= len(piece)
         if full and not self.full:
             self._tell_room()

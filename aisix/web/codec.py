@@ -26,6 +26,9 @@ from aisix.web.body import StreamedBody
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; also trailers, and what lies between pieces of a body."""
 
+MAX_FIELDS = 256
+"""Of one head; SDKs send twenty."""
+
 MAX_WAITING = 64
 """Requests that a caller may send ahead on one connection."""
 
@@ -198,7 +201,7 @@ class MessageParser:
         message = Message()
         fields = message.headers = self._fields
         size = len(self._url) + sum(map(len, fields)) + sum(map(len, fields.values()))
-        if size + 4 * len(fields) > self._head_limit_bytes:
+        if size + 4 * len(fields) > self._head_limit_bytes or len(fields) > MAX_FIELDS:
             self._refuse(_head_too_large(self._head_limit_bytes))
         method = parser.get_method()
         message.method = _METHODS.get(method) or method.decode("latin-1")

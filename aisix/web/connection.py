@@ -142,7 +142,9 @@ class Connection:
     async def _next(self) -> Message | None:
         """The next request; None when there can be none."""
         parser = self._parser
-        if not parser.messages:
+        if parser.messages:
+            await asyncio.sleep(0)  # a caller that sends ahead must not have the loop to itself
+        else:
             patience = self._front.patience
             self._wait(patience.head_s if self._fresh or parser.in_head else patience.idle_s)
             try:
@@ -152,6 +154,8 @@ class Connection:
                     reading, self._reading = self._reading, None
                     if reading is None:
                         reading = self._read()
+                    if reading.done():
+                        await asyncio.sleep(0)  # nor one that never pauses
                     began = parser.in_head or self._fresh
                     parser.feed(await reading)
                     if parser.in_head and not began:
@@ -305,7 +309,7 @@ class Connection:
             return "Connection: close\r\n"
         return "Connection: Keep-Alive\r\n" if self.old else ""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Hand `data` to the socket; returns when it has it. Raises CallerDeparted."""
         stream = self.stream
         if self._plain and not stream.writing():
@@ -320,7 +324,7 @@ class Connection:
                 raise CallerDeparted from error
             if sent == len(data):
                 return
-            data = data[sent:]
+            data = memoryview(data)[sent:]  # a large answer is not copied for its rest
         try:
             written = stream.write(data)
             if stream.writing():

@@ -131,3 +131,9 @@ def test_compressed_bodies_are_refused_with_words():
     with pytest.raises(UnsupportedEncoding, match="uncompressed"):
         check_headers(HTTPHeaders({"Content-Encoding": "gzip"}))
     check_headers(HTTPHeaders({"Content-Encoding": "identity"}))
+
+
+def test_a_large_body_of_nothing_but_brackets_is_refused_before_it_is_built():
+    body = b'{"model":"m","messages":[' + b"{}," * 1_000_001 + b"{}]}"
+    with pytest.raises(BadRequest, match="more than 1000000 objects and arrays"):
+        parse_payload(body, CHAT, None)

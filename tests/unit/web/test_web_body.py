@@ -158,10 +158,15 @@ async def test_zero_means_no_limit():
 
 
 @pytest.mark.parametrize(
-    ("size", "full"), [(HIGH_WATER_BYTES - 1, False), (HIGH_WATER_BYTES, True)]
+    ("size", "full"), [(HIGH_WATER_BYTES - 65, False), (HIGH_WATER_BYTES - 64, True)]
 )
 def test_a_body_is_full_at_the_mark(size: int, full: bool):
+    """A piece counts 64 bytes beside its own."""
     assert fed(b"x" * size, complete=False).full is full
+
+
+def test_tiny_pieces_fill_a_body_long_before_their_bytes_do():
+    assert fed(*[b"xx"] * 4_000, complete=False).full
 
 
 @pytest.mark.gen_test

@@ -471,3 +471,10 @@ def test_bytes_behind_the_last_message_are_no_message():
     for behind in (GET, b"\x00\xff", b"GET / HTTP/9\r\n\r\n"):
         assert [seen.refusal for seen in taken(parsed(wire + behind))] == [""]
         assert [seen.refusal for seen in taken(parsed(wire, behind))] == [""]
+
+
+def test_a_head_of_too_many_fields_is_refused():
+    for count, status in ((200, 0), (300, 431)):
+        parser = parsed(get(*[f"x-{number}: 1" for number in range(count)]))
+        refusal = parser.messages[-1].refusal
+        assert (refusal.status if refusal is not None else 0) == status
