@@ -106,6 +106,7 @@ class Pipeline:
             await self._fail(exchange, reply, hidden)
         finally:
             self._settle(exchange)
+            _forget_frames(exchange.error)
         return exchange
 
     async def _serve(self, exchange: Exchange, reply: Reply) -> None:
@@ -256,6 +257,14 @@ class Pipeline:
                 hold.release(keep_request=_reached_upstream(exchange))
         self._recorder.exchange_ended(exchange)
         self._access_log.write(exchange)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """An error that is kept must not keep the frames it passed: they hold the exchange, which
+    holds the error, and such a circle waits for the collector with the whole request."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _delivered(usage: Usage) -> bool:

@@ -16,7 +16,7 @@ bounded by the head's limit and `MAX_WAITING` messages.
 from __future__ import annotations
 
 import re
-from collections import deque
+from functools import lru_cache
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -102,7 +102,7 @@ class MessageParser:
         self._replaying = False
         self._refusal: GatewayError | None = None
         self._moved = False
-        self.messages: deque[Message] = deque()
+        self.messages: list[Message] = []
         """Complete heads, oldest first; whoever takes one removes it."""
         self.ended = False
         """Nothing more will be parsed: an error, an upgrade, or the caller's own last message."""
@@ -247,9 +247,11 @@ class MessageParser:
     def _learn(self, name: bytes, value: bytes) -> tuple[str, bytes, str]:
         """A field's name in lower case, and its value as it came and as text. A caller sends the
         same few again and again, most with the same value."""
-        known = name.decode("latin-1").lower(), value, value.rstrip(_SPACE).decode("latin-1")
-        if len(self._known) < _MAX_KNOWN and len(name) + len(value) <= _MAX_KNOWN_BYTES:
-            self._known[name] = known
+        text = value.rstrip(_SPACE).decode("latin-1")
+        if len(self._known) >= _MAX_KNOWN or len(name) + len(value) > _MAX_KNOWN_BYTES:
+            return name.decode("latin-1").lower(), value, text
+        name, lower = _names(name)
+        known = self._known[name] = lower, value, text
         return known
 
     def _repeat(self, name: str, value: str) -> None:
@@ -322,3 +324,9 @@ class MessageParser:
 
 def _head_too_large(limit: int) -> HeadTooLarge:
     return HeadTooLarge(f"the request's head exceeds {limit} bytes")
+
+
+@lru_cache(maxsize=1024)
+def _names(name: bytes) -> tuple[bytes, str]:
+    """A field's name as it came and in lower case, shared by all connections."""
+    return name, name.decode("latin-1").lower()

@@ -119,6 +119,7 @@ class Connection:
                 self.old = message.old
                 self.bodiless = message.method == "HEAD"
                 await self._exchange(message)
+                del message  # a kept connection holds nothing of its last request
         except (StreamClosedError, CallerDeparted):
             pass
         finally:
@@ -167,7 +168,7 @@ class Connection:
                 parser.refuse(RequestTimeout("the head of the request took too long"))
             self._fresh = False
         self.deadline = NEVER
-        return parser.messages.popleft()
+        return parser.messages.pop(0)
 
     async def _exchange(self, message: Message) -> None:
         """Serve one request, watching the caller meanwhile."""

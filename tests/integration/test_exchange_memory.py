@@ -23,7 +23,7 @@ from aisix.web.codec import Message
 from aisix.web.reply import ConnectionReply
 from tests.support.builders import CHAT
 from tests.support.front import post, serve_proxy
-from tests.support.pipeline import DONE, Harness, delta, good_body, streamed
+from tests.support.pipeline import DONE, Harness, delta, good_answer, good_body, refused, streamed
 from tests.support.raw_server import CHUNKED_HEAD, LAST_CHUNK, RawConnection, chunk, raw_server
 from tests.support.transports import curl_transport
 
@@ -56,6 +56,29 @@ def forget(harness: Harness) -> None:
     harness.log.lines.clear()
     harness.transport.calls.clear()
     harness.transport.bodies.clear()
+
+
+ANSWERS = {
+    "whole": (False, lambda: good_answer(CHAT, stream=False)),
+    "stream": (True, lambda: good_answer(CHAT, stream=True)),
+    "refusal": (False, lambda: refused(500, {"message": "no"})),
+    "cut stream": (True, lambda: streamed([delta(CHAT, "hel")])),
+}
+
+
+@pytest.mark.parametrize(("stream", "answer"), ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.gen_test
+async def test_a_kept_connection_keeps_nothing_of_its_exchanges(stream, answer):
+    before = alive()
+    harness = Harness()
+    async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
+        for _ in range(3):
+            harness.transport.script(answer())
+            await caller.send(post(PATH, good_body(CHAT, stream=stream)))
+            await caller.answer()
+            await front.idle()
+        forget(harness)
+        assert alive() - before == {}
 
 
 @pytest.mark.gen_test
