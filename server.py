@@ -8,7 +8,7 @@ import os
 import sys
 
 from aisix import __version__
-from aisix.allocator import fix_thresholds
+from aisix.allocator import calm_collector, fix_thresholds
 from aisix.config import ConfigError, load
 from aisix.lifecycle import serve
 from aisix.supervisor import supervise
@@ -28,6 +28,7 @@ def main() -> int:
             print(f"config: {problem}", file=sys.stderr)
         return 2
     fix_thresholds()
+    calm_collector()
     workers = worker_count(config.proxy.workers)
     if workers == 1:
         return asyncio.run(serve(config))

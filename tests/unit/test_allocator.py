@@ -42,3 +42,24 @@ def test_after_one_large_block_others_are_still_mapped():
         check=True,
     )
     assert run.stdout.strip() == "True"
+
+
+CALM = """
+import gc
+from aisix.allocator import calm_collector
+
+calm_collector()
+print(gc.get_threshold()[0] >= 10_000, gc.get_freeze_count() > 1_000, gc.isenabled())
+"""
+
+
+def test_the_collector_is_calm_but_not_off():
+    run = subprocess.run(
+        [sys.executable, "-c", CALM],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert run.stdout.split() == ["True"] * 3
