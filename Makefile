@@ -50,7 +50,7 @@ test-clients: $(VENV)/.dev ## official SDKs against the gateway
 	$(BIN)/python -m pytest -q tests/e2e -k "sdk or js"
 
 soak: $(VENV)/.dev ## 50 start/stop cycles, repeated e2e journeys (long)
-	AISIX_TEST_SOAK_ROUNDS=$(SOAK_ROUNDS) $(BIN)/python -m pytest -q -m soak --timeout 1800 -o addopts="--strict-markers"
+	AISIX_TEST_SOAK_ROUNDS=$(SOAK_ROUNDS) $(BIN)/python -m pytest -q -m soak --timeout 1800
 
 fuzz: $(VENV)/.dev ## the property tests with many examples, and 50 spoilt requests for each (long)
 	AISIX_TEST_EXAMPLES=$(FUZZ_EXAMPLES) AISIX_TEST_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q tests/property --timeout 3600
