@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pycurl
 
@@ -36,6 +36,14 @@ _INTEREST = {
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
 _EVENTS_PER_TURN = 512
+
+
+class EasyHandle(Protocol):
+    """What runs a transfer."""
+
+    @property
+    def curl(self) -> pycurl.Curl:
+        """libcurl's easy handle."""
 
 
 class Driver:
@@ -56,6 +64,7 @@ class Driver:
         self._loop = loop
         self._now = now
         self._finished = finished
+        self._running: dict[pycurl.Curl, EasyHandle] = {}
         self._watched: set[int] = set()
         self._tick_due = False
         self._closed = False
@@ -72,17 +81,20 @@ class Driver:
         """Sockets that libcurl waits for now; kept connections are not among them."""
         return len(self._watched)
 
-    def start(self, handle: pycurl.Curl) -> None:
+    def start(self, handle: EasyHandle) -> None:
         """Begin the transfer of `handle` with the next tick. Raises pycurl.error."""
-        self._multi.add_handle(handle)  # asks for a timer of 0, and so for the tick
+        curl = handle.curl
+        self._multi.add_handle(curl)  # asks for a timer of 0, and so for the tick
+        self._running[curl] = handle
 
-    def cancel(self, handle: pycurl.Curl) -> None:
+    def cancel(self, handle: EasyHandle) -> None:
         """End the transfer now; an unfinished connection is closed, a stream of HTTP/2 reset."""
-        self._multi.remove_handle(handle)
+        self._multi.remove_handle(handle.curl)
+        del self._running[handle.curl]
 
-    def resume(self, handle: pycurl.Curl) -> None:
+    def resume(self, handle: EasyHandle) -> None:
         """Let a paused transfer go on, in both directions. What waited may be delivered inside."""
-        handle.pause(pycurl.PAUSE_CONT)
+        handle.curl.pause(pycurl.PAUSE_CONT)
         self._tick_soon()
 
     def close(self) -> None:
@@ -141,12 +153,12 @@ class Driver:
         queued = 1
         while queued:
             queued, whole, failed = self._multi.info_read()
-            for handle in whole:
-                self._multi.remove_handle(handle)
-                self._finished(handle, 0, "")
-            for handle, code, text in failed:
-                self._multi.remove_handle(handle)
-                self._finished(handle, code, text)
+            for curl in whole:
+                self._multi.remove_handle(curl)
+                self._finished(self._running.pop(curl), 0, "")
+            for curl, code, text in failed:
+                self._multi.remove_handle(curl)
+                self._finished(self._running.pop(curl), code, text)
 
 
 def _selected(events: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
+from typing import Any
 from urllib.parse import urlsplit
 
 import pycurl
@@ -144,12 +145,15 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
         curl.setopt(pycurl.NOBODY, 1)
 
 
-def set_body(curl: pycurl.Curl, method: str, body: bytes) -> None:
-    """Set a body of known length, and the method unless libcurl sends it by itself."""
+def set_body(setopt: Callable[[int, Any], None], method: str, body: bytes) -> None:
+    """Set a body of known length, and the method unless libcurl sends it by itself.
+
+    `setopt` is the easy handle's own.
+    """
     if body or method == "POST":
-        curl.setopt(pycurl.POSTFIELDS, body)
+        setopt(pycurl.POSTFIELDS, body)
     if method not in {"POST", "HEAD"} and (body or method != "GET"):
-        curl.setopt(pycurl.CUSTOMREQUEST, method)
+        setopt(pycurl.CUSTOMREQUEST, method)
 
 
 def set_upload(curl: pycurl.Curl, method: str, read: Callable[[int], bytes | int]) -> None:
