@@ -8,6 +8,8 @@ other than 1.0 and 1.1, and `Upgrade`: llhttp stops reading at any upgrade, but 
 not know the protocol ignores the header and serves the request (RFC 9110 §7.8; curl --http2 and
 Java's client send `Upgrade: h2c` with a body behind it).
 
+A head that the caller repeats is not parsed again (`heads`).
+
 Invariants: messages come out in the order in which they went in; after an error nothing more is
 parsed, because nobody can tell where the next message begins; what is held beyond the bodies is
 bounded by the head's limit and `MAX_WAITING` messages.
@@ -22,6 +24,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from aisix.errors import BadRequest, GatewayError, HeadTooLarge
 from aisix.web.body import StreamedBody
+from aisix.web.heads import HeadTemplate, learn
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; also trailers, and what lies between pieces of a body."""
@@ -37,6 +40,8 @@ _AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _METHODS = {
     name.encode(): name for name in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 }
+_LESSONS = 4
+"""How often a connection's heads are learnt: one that differs each time must not cost more."""
 _MAX_KNOWN = 64  # fields remembered of a connection
 _MAX_KNOWN_BYTES = 256  # of one
 _SPACE = b" \t"  # llhttp takes away only what stands before a value
@@ -88,8 +93,10 @@ class Message:
 class MessageParser:
     """The requests of one connection, fed as bytes arrive."""
 
-    def __init__(self, *, head_limit_bytes: int = MAX_HEAD_BYTES) -> None:
+    def __init__(self, *, head_limit_bytes: int = MAX_HEAD_BYTES, lessons: int = _LESSONS) -> None:
         self._head_limit_bytes = head_limit_bytes
+        self._lessons = lessons
+        self._template: HeadTemplate | None = None
         self._parser = HttpRequestParser(self)
         self._message: Message | None = None  # whose body is coming
         self._fields: dict[str, str] = {}
@@ -125,6 +132,12 @@ class MessageParser:
         """Take in what has arrived. Never raises: an error becomes a message with a refusal."""
         if self.ended:
             return
+        begins = self._message is None and not self._in_head
+        if begins and self._template is not None:
+            data = self._take_repeated(self._template, data)
+            if not data:
+                return
+        begins = begins and not self.messages
         self._moved = False
         try:
             self._parser.feed_data(data)
@@ -145,6 +158,9 @@ class MessageParser:
         self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
         if self._silent_bytes > self._head_limit_bytes:
             self._fail(_head_too_large(self._head_limit_bytes))
+        elif begins and self._lessons and len(self.messages) == 1 and not self.ended:
+            self._lessons -= 1
+            self._template = _template_of(data, self.messages[0])
 
     def refuse(self, refusal: GatewayError) -> None:
         """Nothing more will be parsed; what has not come in full is answered with `refusal`."""
@@ -237,6 +253,36 @@ class MessageParser:
         if message is not None:
             self._complete(message)
 
+    # ── heads that are known ──
+
+    def _take_repeated(self, template: HeadTemplate, data: bytes) -> bytes:
+        """Take whole requests with the known head off the front of `data`; what is left. llhttp
+        sees nothing of them: it stands between two messages before and after."""
+        while len(self.messages) < MAX_WAITING:
+            found = template.match(data)
+            if found is None:
+                break
+            digits, at = found
+            end = at + int(digits)
+            if end > len(data):
+                break  # the body comes in pieces
+            message = Message()
+            message.method = "POST"
+            message.target = template.target
+            message.headers = template.fields.copy()
+            message.headers["content-length"] = digits
+            message.keep_alive = True
+            if end > at:
+                message.body.feed(data[at:end])
+            message.body.finish()
+            self.messages.append(message)
+            self._silent_bytes = self._lessons = 0
+            self._known.clear()  # the template knows them all
+            if end == len(data):
+                return b""
+            data = data[end:]
+        return data
+
     # ── our own rules ──
 
     def _complete(self, message: Message) -> None:
@@ -320,6 +366,22 @@ class MessageParser:
         self._parser.feed_data(head.encode("latin-1"))
         if rest:
             self.feed(rest)
+
+
+def _template_of(data: bytes, message: Message) -> HeadTemplate | None:
+    """A template of the head of `message`, the first of `data`, unless its framing or its
+    connection is out of the ordinary."""
+    fields = message.headers
+    if (
+        message.refusal is not None
+        or message.old
+        or not message.keep_alive
+        or "content-length" not in fields
+        or "upgrade" in fields
+        or "expect" in fields
+    ):
+        return None
+    return learn(data, target=message.target, fields=fields)
 
 
 def _head_too_large(limit: int) -> HeadTooLarge:

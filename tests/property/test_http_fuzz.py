@@ -23,7 +23,7 @@ from aisix.web.codec import Message
 from aisix.web.connection import Connection
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
-from tests.data.http.streams import STREAMS, TOKENS
+from tests.data.http.streams import POSTS, STREAMS, TOKENS
 from tests.support.front import BODY_LIMIT_BYTES, Front, FrontCaller, serve_application
 from tests.support.hygiene import ObligingHarness, check_serving
 from tests.support.messages import COMING, COMPLETE, Seen, cut_up, parsed, taken
@@ -126,6 +126,23 @@ def test_a_spoilt_stream_is_the_same_messages_for_every_cut(place: int):
         assert sum(len(seen.body) for seen in found) <= len(wire)
         assert not [seen for seen in found[:-1] if seen.refusal or not seen.keep_alive], pieces
         for parser in (whole, cut):
+            parser.eof()
+
+
+@pytest.mark.parametrize("place", range(ROUNDS))
+def test_a_learnt_head_is_the_same_messages_as_a_parsed_one(place: int):
+    """Spoilt streams behind good ones of the same connection, whose heads were learnt."""
+    mutator = Mutator(SEED, place)
+    for wire, _ in mutator.wires(PARSED // 2):
+        good = mutator.random.choice(POSTS)
+        like = good[: mutator.random.randrange(len(good))] + wire  # a head that begins as learnt
+        pieces = [good, good, *mutator.random.choice(((wire,), (like,), (good + wire,)))]
+        if mutator.random.random() < 0.5:
+            pieces = [*pieces[:1], *cut_up(b"".join(pieces[1:]), [mutator.random.randrange(2_000)])]
+        learnt, plain = parsed(*pieces), parsed(*pieces, learning=False)
+        assert (learnt.ended, learnt.in_head) == (plain.ended, plain.in_head), pieces
+        assert taken(learnt) == taken(plain), pieces
+        for parser in (learnt, plain):
             parser.eof()
 
 

@@ -34,9 +34,9 @@ class Seen(NamedTuple):
     upgrade: bool
 
 
-def parsed(*pieces: bytes) -> MessageParser:
-    """A parser that was fed these pieces."""
-    parser = MessageParser()
+def parsed(*pieces: bytes, learning: bool = True) -> MessageParser:
+    """A parser that was fed these pieces; one that learns no heads parses every request anew."""
+    parser = MessageParser() if learning else MessageParser(lessons=0)
     for piece in pieces:
         parser.feed(piece)
     return parser

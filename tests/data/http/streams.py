@@ -24,6 +24,16 @@ def _chunks(body: bytes, fields: bytes = b"", size: int = 20) -> bytes:
     return head + b"Transfer-Encoding: chunked\r\n\r\n" + wire + b"0\r\nX-Sum: 1\r\n\r\n"
 
 
+POSTS: tuple[bytes, ...] = (
+    _post(_JSON),
+    _post(_STREAM, b"User-Agent: sdk\r\nAccept: application/json\r\n"),
+    _post(b"", b"Connection: keep-alive\r\n"),
+    _post(_JSON).replace(b"Content-Length: ", b"content-LENGTH:\t 00"),
+    _post(_JSON).replace(b"Content-Length: ", b"X-A: Content-Length: 1\r\nContent-Length: "),
+    _post(_JSON, b"Content-Type: application/json\r\n", version=b"1.1").replace(b"Host", b"hOST"),
+)
+"""Single requests with a body of known length, which a connection may repeat."""
+
 STREAMS: tuple[bytes, ...] = (
     _MODELS * 3,
     _post(_JSON) + _MODELS + _post(_STREAM),

@@ -1,0 +1,119 @@
+"""Heads that are recognised: which are learnt, what is the same head, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from aisix.web.codec import MAX_WAITING, MessageParser
+from aisix.web.heads import MAX_HEAD_BYTES, learn
+from tests.support.messages import parsed, taken
+
+HEAD = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-A: 1\r\n\r\n"
+REQUEST = HEAD + b"{}"
+
+
+class Counting(MessageParser):
+    """Counts the heads that llhttp has parsed."""
+
+    heads = 0
+
+    def on_headers_complete(self) -> None:
+        self.heads += 1
+        super().on_headers_complete()
+
+
+def test_a_head_is_parsed_once_whatever_the_length_of_the_body():
+    parser = Counting()
+    bodies = [b"{}", b"", b'{"model":"x"}', b"x" * 40_000]
+    for body in bodies:
+        parser.feed(HEAD.replace(b": 2", b": %d" % len(body)) + body)
+    found = taken(parser)
+    assert parser.heads == 1
+    assert [seen.body for seen in found] == bodies
+    assert [dict(seen.headers)["content-length"] for seen in found] == ["2", "0", "13", "40000"]
+    assert {seen.target for seen in found} == {"/v1/x"}
+    assert all(seen.keep_alive and seen.method == "POST" for seen in found)
+
+
+def test_what_a_request_does_to_its_headers_is_not_learnt():
+    parser = parsed(REQUEST)
+    for _ in range(3):
+        parser.feed(REQUEST)
+        headers = parser.messages[-1].headers
+        assert list(headers) == ["host", "content-length", "x-a"]
+        headers["x-a"] = "changed"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        REQUEST.replace(b"/v1/x", b"/v1/y"),
+        REQUEST.replace(b"X-A: 1", b"X-A: 2"),
+        REQUEST.replace(b"X-A: 1", b"X-A: 1\r\nX-B: 2"),
+        REQUEST.replace(b"POST", b"PUT"),
+        REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        REQUEST.replace(b"Length: 2", b"Length: +2"),
+        REQUEST.replace(b"Length: 2", b"Length: 2 2"),
+        REQUEST.replace(b"Length: 2", b"Length: 2, 2"),
+        REQUEST.replace(b"Length: 2", b"Length: "),
+        REQUEST.replace(b"Length: 2", b"Length: 99999999999999999999"),
+        REQUEST.replace(b"Length: 2", b"Length: \xb2"),
+        REQUEST.replace(b"Length: 2\r\n", b"Length: 2\n"),
+        REQUEST.replace(b"Length: 2", b"Length: 2\r\nTransfer-Encoding: chunked"),
+        REQUEST[:-1],
+        HEAD[:-2],
+        b"\r\n" + REQUEST,
+    ],
+)
+def test_a_head_with_one_byte_more_or_less_is_parsed_like_any(other: bytes):
+    learnt, plain = (parsed(REQUEST, other, learning=learning) for learning in (True, False))
+    assert (learnt.ended, learnt.in_head) == (plain.ended, plain.in_head)
+    assert taken(learnt) == taken(plain)
+
+
+def test_a_known_head_whose_body_comes_in_pieces_is_parsed():
+    learnt = parsed(REQUEST, REQUEST[:-1], b"}", REQUEST)
+    assert taken(learnt) == taken(parsed(REQUEST * 3, learning=False))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"POST", b"PUT"),
+        HEAD.replace(b"Content-Length: 2\r\n", b""),
+        HEAD.replace(b"X-A: 1", b"X-A: content-length"),
+        HEAD.replace(b"X-A: 1", b"X-A: " + b"1" * MAX_HEAD_BYTES),
+        HEAD.replace(b": 2", b": 0000000000002"),
+        HEAD[:-2],
+    ],
+)
+def test_what_is_not_certain_is_not_learnt(head: bytes):
+    assert learn(head, target="/v1/x", fields={}) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"Connection: close\r\n"]
+)
+def test_a_head_that_asks_something_of_the_connection_is_not_learnt(fields: bytes):
+    parser = Counting()
+    request = HEAD.replace(b"Host: x\r\n", b"Host: x\r\n" + fields) + b"{}"
+    for _ in range(3):
+        parser.feed(request)
+    assert parser.heads == len(parser.messages)
+
+
+def test_heads_that_differ_each_time_are_not_learnt_for_ever():
+    parser = Counting()
+    for number in range(10):
+        parser.feed(REQUEST.replace(b"X-A: 1", b"X-A: %d" % number))
+    parser.feed(REQUEST.replace(b"X-A: 1", b"X-A: 9"))
+    assert parser.heads == 11
+
+
+def test_known_heads_sent_ahead_are_bounded_like_any():
+    learnt, plain = (
+        parsed(REQUEST, REQUEST * (MAX_WAITING + 5), learning=learning)
+        for learning in (True, False)
+    )
+    assert learnt.ended
+    assert taken(learnt) == taken(plain)
