@@ -44,6 +44,7 @@ _LESSONS = 4
 """How often a connection's heads are learnt: one that differs each time must not cost more."""
 _MAX_KNOWN = 64  # fields remembered of a connection
 _MAX_KNOWN_BYTES = 256  # of one
+_FIELD_BYTES = 4  # of a field's line, beside name and value
 _SPACE = b" \t"  # llhttp takes away only what stands before a value
 _FRAMING = ("content-length", "transfer-encoding")
 
@@ -102,7 +103,7 @@ class MessageParser:
         self._fields: dict[str, str] = {}
         self._known: dict[bytes, tuple[str, bytes, str]] = {}
         self._url = b""
-        self._head_fed_bytes = 0
+        self._head_bytes = 0
         self._silent_bytes = 0
         self._in_head = False
         self._switched = False
@@ -147,12 +148,6 @@ class MessageParser:
         except HttpParserError as error:
             self._fail(self._refusal or BadRequest(f"the request is malformed: {error}"))
             return
-        if self._in_head:
-            # what is complete is checked exactly; this only ends the rest sooner
-            self._head_fed_bytes += len(data)
-            if self._head_fed_bytes > 2 * self._head_limit_bytes:
-                self._fail(_head_too_large(self._head_limit_bytes))
-                return
         # part of a field is held by llhttp until it is complete; so is nothing of a chunk's
         # extension or a trailer, but neither may go on for ever
         self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
@@ -183,7 +178,7 @@ class MessageParser:
         self._in_head = self._moved = True
         self._fields = {}
         self._url = b""
-        self._head_fed_bytes = 0
+        self._head_bytes = 0
 
     def on_url(self, piece: bytes) -> None:
         """All or part of the target."""
@@ -198,6 +193,9 @@ class MessageParser:
         """One field, or one of a trailer."""
         if not self._in_head:
             return  # replayed, or of a trailer, which nothing here reads
+        self._head_bytes += len(name) + len(value) + _FIELD_BYTES
+        if self._head_bytes > self._head_limit_bytes:
+            self._refuse(_head_too_large(self._head_limit_bytes))
         known = self._known.get(name)
         if known is None or known[1] != value:
             known = self._learn(name, value)
@@ -216,8 +214,8 @@ class MessageParser:
         parser = self._parser
         message = Message()
         fields = message.headers = self._fields
-        size = len(self._url) + sum(map(len, fields)) + sum(map(len, fields.values()))
-        if size + 4 * len(fields) > self._head_limit_bytes or len(fields) > MAX_FIELDS:
+        size = len(self._url) + self._head_bytes
+        if size > self._head_limit_bytes or len(fields) > MAX_FIELDS:
             self._refuse(_head_too_large(self._head_limit_bytes))
         method = parser.get_method()
         message.method = _METHODS.get(method) or method.decode("latin-1")

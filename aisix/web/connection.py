@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from tornado.concurrent import Future
 from tornado.iostream import IOStream, StreamClosedError
@@ -24,9 +24,9 @@ from tornado.iostream import IOStream, StreamClosedError
 from aisix.errors import CallerDeparted, RequestTimeout
 from aisix.web.base import ProcessState
 from aisix.web.codec import Message, MessageParser
+from aisix.web.intake import Intake
 
 NEVER = float("inf")
-READ_BYTES = 64 * 1024
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _READ_AHEAD = 16
@@ -97,6 +97,7 @@ class Connection:
         self._front = front
         self._state = front.state
         self._plain = protocol == "http"
+        self._intake = Intake(stream, plain=self._plain)
         self._parser = MessageParser()
         self._task: asyncio.Task[Any] | None = None
         self._reading: Future[bytes] | None = None
@@ -126,7 +127,7 @@ class Connection:
             self.deadline = NEVER
             self._parser.eof()
             if not self.detached:
-                self.stream.close()
+                self._intake.close()
 
     def cut(self) -> None:
         """End the exchange now, whatever it is doing."""
@@ -136,7 +137,11 @@ class Connection:
     def hang_up(self) -> None:
         """Close the connection, whatever was said on it."""
         self._last = True
-        self.stream.close()
+        self._intake.close()
+
+    def hand_back(self) -> None:
+        """Others will use the stream: let it do its own reading."""
+        self._intake.hand_back()
 
     # ── requests ──
 
@@ -154,7 +159,7 @@ class Connection:
                         return None
                     reading, self._reading = self._reading, None
                     if reading is None:
-                        reading = self._read()
+                        reading = self._intake.read()
                     if reading.done():
                         await asyncio.sleep(0)  # nor one that never pauses
                     began = parser.in_head or self._fresh
@@ -207,15 +212,11 @@ class Connection:
             return
         if self._reading is None:
             try:
-                self._reading = self._read()
+                self._reading = self._intake.read()
             except StreamClosedError:
                 asyncio.get_running_loop().call_soon(self._depart, message)
                 return
         self._reading.add_done_callback(self._on_read)
-
-    def _read(self) -> Future[bytes]:
-        reading = self.stream.read_bytes(READ_BYTES, partial=True)
-        return cast("Future[bytes]", reading)  # declared as an Awaitable
 
     def _on_read(self, reading: Future[bytes]) -> None:
         message = self._message
@@ -255,6 +256,7 @@ class Connection:
             return
         if message.expects_continue:
             message.expects_continue = False
+            self._intake.hand_back()
             try:
                 self.stream.write(_CONTINUE)
             except StreamClosedError:
@@ -320,12 +322,13 @@ class Connection:
             except BlockingIOError:
                 sent = 0
             except (OSError, AttributeError) as error:  # reset, or closed already: no socket
-                stream.close()
+                self._intake.close()
                 self._note_departure()
                 raise CallerDeparted from error
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]  # a large answer is not copied for its rest
+            self._intake.hand_back()  # the stream will listen for room
         try:
             written = stream.write(data)
             if stream.writing():
@@ -353,7 +356,7 @@ class Connection:
                 self._expired = True  # `_next` answers 408
                 self._task.cancel()
             else:
-                self.stream.close()
+                self._intake.close()
         elif self._swallowing is not None:
             self.hang_up()
             self._end_swallowing()

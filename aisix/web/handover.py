@@ -37,6 +37,7 @@ class Handover(httputil.HTTPConnection):
         """Until the handler has finished or the caller has left."""
         message = self._message
         body = await message.body.read_all(BODY_LIMIT_BYTES)
+        self._connection.hand_back()
         delegate = application.start_request(self, self)
         headers = httputil.HTTPHeaders()
         for name, value in message.headers.items():

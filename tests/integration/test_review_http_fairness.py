@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aisix.core.request import InboundRequest
-from aisix.web.connection import READ_BYTES
+from aisix.web.intake import READ_BYTES
 from tests.support.front import StubPipeline, request, serve_proxy, until
 from tests.support.hygiene import PATH
 

@@ -9,7 +9,8 @@ import pytest
 
 from aisix.core.request import InboundRequest
 from aisix.web.body import HIGH_WATER_BYTES
-from aisix.web.connection import READ_BYTES, Patience
+from aisix.web.connection import Patience
+from aisix.web.intake import READ_BYTES
 from tests.data.http.smuggling import BROKEN_CHUNKS, SMUGGLED
 from tests.support.front import Front, FrontCaller, StubPipeline, event, request, serve_proxy
 from tests.support.handing import HANDSHAKE, Stand, check_echo
