@@ -20,6 +20,7 @@ from bench.verdict import DEMANDS, Verdict, show
 
 BEGIN_MARK = "<!-- results: python -m bench.report -->"
 END_MARK = "<!-- /results -->"
+_COMPARED = ("baseline", "tensorzero")
 Cell = Callable[[Outcome, str], float | None]
 
 
@@ -103,17 +104,21 @@ def _text(column: Column, number: float | None) -> str:
 
 
 def demand_table(run: Run) -> str:
-    """What must be shown, what was measured, and the verdict."""
+    """What must be shown, what was measured, the verdict, and the same figure of others: some
+    bounds are times, which depend on the machine."""
+    others = [name for name in _COMPARED if any(d.measured(run, name) for d in DEMANDS)]
     rows = []
     for demand in DEMANDS:
         measured = demand.measured(run)
         figure = "–" if measured is None else show(measured, demand.unit)
         verdict = demand.judge(measured)
         shown = f"**{verdict.value}**" if verdict is Verdict.NOT_MET else verdict.value
-        rows.append(
-            [demand.text, demand.bound(demand.must), demand.bound(demand.aim), figure, shown]
-        )
-    return markdown_table(["", "must", "aim", "measured", ""], rows)
+        cells = [demand.text, demand.bound(demand.must), demand.bound(demand.aim), figure, shown]
+        for name in others:
+            theirs = demand.measured(run, name) if demand.contender == "gateway" else None
+            cells.append("–" if theirs is None else show(theirs, demand.unit))
+        rows.append(cells)
+    return markdown_table(["", "must", "aim", "measured", "", *others], rows)
 
 
 def markdown(run: Run, *, level: int = 2) -> str:

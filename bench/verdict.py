@@ -14,6 +14,9 @@ from bench.results import Outcome, Run
 
 _TENSORZERO_AIM = 75 / 93
 
+Figure = Callable[[Outcome, str], float | None]
+"""Reads a figure of a contender."""
+
 
 class Verdict(Enum):
     """How a demand came out."""
@@ -26,23 +29,25 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A line of the table: a figure, its bounds, and how it is read from a scenario's outcome.
+    """A line of the table: a figure, its bounds, and how it is read of a contender in a scenario.
 
-    `must` is None where only an aim is set. With `at_least` a larger figure is better.
+    `must` is None where only an aim is set. With `at_least` a larger figure is better. `contender`
+    is who must show it.
     """
 
     text: str
     scenario: str
-    figure: Callable[[Outcome], float | None]
+    figure: Figure
     must: float | None
     aim: float | None = None
     unit: str = ""
     at_least: bool = False
+    contender: str = "gateway"
 
-    def measured(self, run: Run) -> float | None:
-        """The figure of a run; None when it has none."""
+    def measured(self, run: Run, contender: str | None = None) -> float | None:
+        """The figure of a run, of another contender if one is named; None when it has none."""
         outcome = run.outcomes.get(self.scenario)
-        return self.figure(outcome) if outcome else None
+        return self.figure(outcome, contender or self.contender) if outcome else None
 
     def judge(self, measured: float | None) -> Verdict:
         """Compare with the bounds."""
@@ -70,30 +75,28 @@ def show(number: float, unit: str) -> str:
     return f"{number:.{digits}f}{'' if unit in ('%', '×', '') else ' '}{unit}"
 
 
-def _cpu(over: str, contender: str = "gateway") -> Callable[[Outcome], float | None]:
-    return lambda outcome: outcome.ratio(contender, "cpu_us", over)
+def _cpu(over: str) -> Figure:
+    return lambda outcome, name: outcome.ratio(name, "cpu_us", over)
 
 
-def _own(
-    figure: str, *, scale: float = 1.0, contender: str = "gateway"
-) -> Callable[[Outcome], float | None]:
-    def read(outcome: Outcome) -> float | None:
-        median = outcome.median(contender, figure)
+def _own(figure: str, *, scale: float = 1.0) -> Figure:
+    def read(outcome: Outcome, name: str) -> float | None:
+        median = outcome.median(name, figure)
         return None if median is None else median * scale
 
     return read
 
 
-def _added_ms(figure: str) -> Callable[[Outcome], float | None]:
-    def read(outcome: Outcome) -> float | None:
-        added = outcome.added("gateway", figure)
+def _added_ms(figure: str) -> Figure:
+    def read(outcome: Outcome, name: str) -> float | None:
+        added = outcome.added(name, figure)
         return None if added is None else added / 1000
 
     return read
 
 
-def _of_ideal(outcome: Outcome) -> float | None:
-    rps = outcome.median("gateway", "rps")
+def _of_ideal(outcome: Outcome, name: str) -> float | None:
+    rps = outcome.median(name, "rps")
     return None if rps is None or not outcome.ideal_rps else rps / outcome.ideal_rps * 100
 
 
@@ -156,35 +159,39 @@ DEMANDS = (
     Demand(
         "CPU per request, two workers over one process",
         "workers",
-        _cpu("gateway", "gateway-2"),
+        _cpu("gateway"),
         1.1,
         1.03,
         "×",
+        contender="gateway-2",
     ),
     Demand(
         "connections on the fuller of two workers",
         "workers",
-        _own("largest_share", scale=100, contender="gateway-2"),
+        _own("largest_share", scale=100),
         60.0,
         unit="%",
+        contender="gateway-2",
     ),
     Demand("idle stream (2,000)", "idle-2000", _own("stream_kb"), 80.0, 40.0, "KB"),
     Demand(
         "idle stream (10,000, two workers)",
         "idle-10000",
-        _own("stream_kb", contender="gateway-2"),
+        _own("stream_kb"),
         80.0,
         40.0,
         "KB",
+        contender="gateway-2",
     ),
     Demand("idle RSS, one process", "start", _own("process_rss_mb"), 70.0, 45.0, "MB"),
     Demand(
         "idle RSS of the largest of two workers",
         "start",
-        _own("process_rss_mb", contender="gateway-2"),
+        _own("process_rss_mb"),
         70.0,
         45.0,
         "MB",
+        contender="gateway-2",
     ),
     Demand("start to first answer", "start", _own("ready_s"), 1.5, 0.8, "s"),
     Demand("slow reader of a stream of 100 MB", "slow-reader", _own("peak_mb"), 2.0, 0.5, "MB"),

@@ -87,7 +87,7 @@ def test_too_little_has_no_slope(series):
     ],
 )
 def test_at_most_is_judged_by_must_and_aim(measured, expected):
-    demand = Demand("text", "id", lambda _: None, 0.30, 0.20, "ms")
+    demand = Demand("text", "id", lambda *_: None, 0.30, 0.20, "ms")
     assert demand.judge(measured) is expected
 
 
@@ -96,12 +96,12 @@ def test_at_most_is_judged_by_must_and_aim(measured, expected):
     [(99.0, Verdict.AIM), (95.0, Verdict.MET), (94.9, Verdict.NOT_MET)],
 )
 def test_at_least_is_judged_the_other_way_round(measured, expected):
-    demand = Demand("text", "id", lambda _: None, 95.0, 98.0, "%", at_least=True)
+    demand = Demand("text", "id", lambda *_: None, 95.0, 98.0, "%", at_least=True)
     assert demand.judge(measured) is expected
 
 
 def test_an_aim_without_a_must_is_met_only_by_reaching_it():
-    demand = Demand("text", "id", lambda _: None, None, 1.0, "×")
+    demand = Demand("text", "id", lambda *_: None, None, 1.0, "×")
     assert demand.judge(0.9) is Verdict.AIM
     assert demand.judge(1.1) is Verdict.NOT_MET
 
@@ -145,8 +145,16 @@ def test_the_table_of_a_scenario_names_what_is_missing_and_leaves_out_empty_colu
 
 
 def test_the_report_holds_the_verdicts(run):
-    assert "| ≤ 0.45× | – | 0.40× | met |" in demand_table(run)
+    assert "| ≤ 0.45× | – | 0.40× | met | 1.00× |" in demand_table(run)
     assert "## echo, c=64" in markdown(run)
+
+
+def test_a_figure_of_another_contender_stands_beside_ours_only_where_it_is_the_same(run):
+    run.outcomes["workers"] = Outcome(
+        "workers", rounds={"gateway": rows("cpu_us", 100), "gateway-2": rows("cpu_us", 105)}
+    )
+    lines = {line.split("|")[1].strip(): line for line in demand_table(run).splitlines()}
+    assert lines["CPU per request, two workers over one process"].endswith("| 1.05× | met | – |")
 
 
 def test_a_document_gets_new_results_between_its_marks():
