@@ -8,6 +8,7 @@ CONFIG ?= config/config.yaml
 FUZZ_EXAMPLES ?= 2000
 FUZZ_SEED ?= 1
 SOAK_ROUNDS ?= 50
+TEST_PROCESSES ?= auto
 
 .PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench bench-peers docs clean
 
@@ -43,8 +44,8 @@ run: $(VENV)/.runtime ## the gateway alone, with $(CONFIG)
 simulator: $(VENV)/.runtime ## the Azure simulator alone
 	@exec $(BIN)/python -m aisix.simulator
 
-test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.dev ## the whole test suite, on every CPU (TEST_PROCESSES=0: in one process)
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
 test-clients: $(VENV)/.dev ## official SDKs against the gateway
 	$(BIN)/python -m pytest -q tests/e2e -k "sdk or js"
