@@ -3,7 +3,8 @@
 All of libcurl's sockets are in one epoll of our own, and that epoll's descriptor is the only one
 the loop knows: changes of interest then cost a system call but no Python of the loop, and all
 events of a loop turn are handled in one callback. New and resumed transfers are started together
-by one tick per loop turn.
+by one tick per loop turn; but one that is alone need not wait for the turn, nor a burst of many for
+all of them to be prepared: the upstream can work meanwhile.
 
 Invariants, each of which hangs a transfer when it is broken:
 * No multi function is called inside a libcurl callback: callbacks only note and schedule.
@@ -36,6 +37,8 @@ _INTEREST = {
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
 _EVENTS_PER_TURN = 512
+_BURST = 8
+"""So many new transfers do not wait for the end of the loop turn."""
 
 
 class EasyHandle(Protocol):
@@ -67,8 +70,9 @@ class Driver:
         self._running: dict[pycurl.Curl, EasyHandle] = {}
         self._watched: set[int] = set()
         self._tick_due = False
+        self._waiting = 0
         self._closed = False
-        self._alarm = Alarm(loop, now=now, ring=self._tick)
+        self._alarm = Alarm(loop, now=now, ring=self._on_alarm)
         self._epoll = select.epoll()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
@@ -82,10 +86,16 @@ class Driver:
         return len(self._watched)
 
     def start(self, handle: EasyHandle) -> None:
-        """Begin the transfer of `handle` with the next tick. Raises pycurl.error."""
+        """Begin the transfer of `handle`, now or with the next tick. Raises pycurl.error.
+
+        It and others may end within this call. Not to be called inside a libcurl callback.
+        """
         curl = handle.curl
         self._multi.add_handle(curl)  # asks for a timer of 0, and so for the tick
         self._running[curl] = handle
+        self._waiting += 1
+        if self._waiting >= _BURST or len(self._running) == 1:
+            self._act()
 
     def cancel(self, handle: EasyHandle) -> None:
         """End the transfer now; an unfinished connection is closed, a stream of HTTP/2 reset."""
@@ -144,10 +154,19 @@ class Driver:
             self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        self._tick_due = False
+        if self._tick_due and not self._closed:  # it may have been forestalled
+            self._act()
+
+    def _on_alarm(self) -> None:
         if not self._closed:
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-            self._collect()
+            self._act()
+
+    def _act(self) -> None:
+        """Let libcurl begin, go on and time out what it has to. It may ask for the next tick."""
+        self._tick_due = False
+        self._waiting = 0
+        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._collect()
 
     def _collect(self) -> None:
         queued = 1

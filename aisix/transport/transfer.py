@@ -208,14 +208,15 @@ class Transfer:
         try:
             handle.load(call, self._upload.read if self._upload is not None else None)
             handle.receiver = self
-            engine.driver.start(handle)
+            self._handle = handle
+            self._started_at = now = engine.now()
+            self._watch(now, call.deadlines.first_byte_s)
+            self._watch(now, call.deadlines.total_s)
+            engine.driver.start(handle)  # which may end it
         except BaseException:
+            self._handle = None
             handle.close()
             raise
-        self._handle = handle
-        self._started_at = now = engine.now()
-        self._watch(now, call.deadlines.first_byte_s)
-        self._watch(now, call.deadlines.total_s)
         if self._upload is not None:
             self._upload.start()
 

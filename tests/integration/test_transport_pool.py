@@ -30,6 +30,9 @@ from tests.support.transports import curl_transport
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 NONE = Deadlines(5.0, 0.0, 0.0, 0.0)
+OF_LIBCURL = 1
+"""The socket by which libcurl wakes itself up."""
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -545,3 +548,19 @@ async def test_many_deadlines_are_kept_by_one_timer_each_in_its_time():
         late = await asyncio.gather(*(late_by(seconds) for seconds in waits))
         assert min(late) >= 0
         assert sorted(late)[50] < 0.3
+
+
+# ── when a call leaves ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("calls", "sent"), [(1, 1), (2, 1), (8, 1), (9, 9), (20, 17)])
+@pytest.mark.gen_test
+async def test_one_that_is_alone_and_bursts_leave_before_the_turn_of_the_loop_ends(calls, sent):
+    """The first goes at once, then every eighth takes those before it along."""
+    async with raw_server(ok) as server, curl_transport() as transport:
+        wanted = target(server)
+        fetching = [asyncio.create_task(fetch(transport, wanted)) for _ in range(calls)]
+        await asyncio.sleep(0)  # all have begun; what they left to the next turn has not run
+        connecting = transport.stats().watched_sockets
+        assert connecting - OF_LIBCURL == sent
+        assert await asyncio.gather(*fetching) == [b"ok"] * calls
