@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 CONFIG ?= config/config.yaml
 FUZZ_EXAMPLES ?= 2000
 FUZZ_SEED ?= 1
+FUZZ_SERVED ?= 100000
 SOAK_ROUNDS ?= 50
 TEST_PROCESSES ?= auto
 
@@ -53,8 +54,9 @@ test-clients: $(VENV)/.dev ## official SDKs against the gateway
 soak: $(VENV)/.dev ## 50 start/stop cycles, repeated e2e journeys (long)
 	AISIX_TEST_SOAK_ROUNDS=$(SOAK_ROUNDS) $(BIN)/python -m pytest -q -m soak --timeout 1800
 
-fuzz: $(VENV)/.dev ## the property tests with many examples, and 50 spoilt requests for each (long)
-	AISIX_TEST_EXAMPLES=$(FUZZ_EXAMPLES) AISIX_TEST_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q tests/property --timeout 3600
+fuzz: $(VENV)/.dev ## property tests with many examples, 100,000 spoilt requests for parser and server (long)
+	AISIX_TEST_EXAMPLES=$(FUZZ_EXAMPLES) AISIX_TEST_SEED=$(FUZZ_SEED) AISIX_TEST_SERVED=$(FUZZ_SERVED) \
+		$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) tests/property --timeout 3600
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -102,6 +102,12 @@ class Driver:
         self._multi.remove_handle(handle.curl)
         del self._running[handle.curl]
 
+    def forget(self, handle: EasyHandle) -> None:
+        """Let go of a handle that could not be started, or not for certain. Never raises."""
+        if self._running.pop(handle.curl, None) is not None:
+            with contextlib.suppress(pycurl.error):
+                self._multi.remove_handle(handle.curl)
+
     def resume(self, handle: EasyHandle) -> None:
         """Let a paused transfer go on, in both directions. What waited may be delivered inside."""
         handle.curl.pause(pycurl.PAUSE_CONT)

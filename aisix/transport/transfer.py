@@ -204,20 +204,21 @@ class Transfer:
         call, engine = self._call, self._engine
         if not isinstance(call.body, bytes):
             self._upload = Upload(call.body, resume=self._resume, fail=self.end)
-        handle = engine.pool.take(call.target)
+        handle = self._handle = engine.pool.take(call.target)
         try:
             handle.load(call, self._upload.read if self._upload is not None else None)
             handle.receiver = self
-            self._handle = handle
             self._started_at = now = engine.now()
             self._watch(now, call.deadlines.first_byte_s)
             self._watch(now, call.deadlines.total_s)
             engine.driver.start(handle)  # which may end it
         except BaseException:
-            self._handle = None
-            handle.close()
+            if self._handle is not None:  # else it has ended, and was put away
+                self._handle = None
+                engine.driver.forget(handle)
+                handle.close()
             raise
-        if self._upload is not None:
+        if self._upload is not None and not self._ended:
             self._upload.start()
 
     def _finish(self, error: BaseException | None) -> None:

@@ -29,6 +29,7 @@ class Upload:
         self._fail = fail
         self._piece = memoryview(b"")
         self._ended = False
+        self._closed = False
         self._waiting = False
         self._taken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -53,10 +54,10 @@ class Upload:
     async def stop(self) -> None:
         """End the feeder and the source, wherever they are. Idempotent."""
         task = self._task
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await self._close_source()  # the feeder may never have begun
 
     async def _feed(self) -> None:
         try:
@@ -71,10 +72,14 @@ class Upload:
         except Exception as error:  # handed on whole: the source belongs to our caller
             self._fail(error)
         finally:
-            # a source that is a generator would otherwise linger until it is collected
-            close = getattr(self._source, "aclose", None)
-            if close is not None:
-                await close()
+            await self._close_source()
+
+    async def _close_source(self) -> None:
+        """A source that is a generator would otherwise linger until it is collected."""
+        close = getattr(self._source, "aclose", None)
+        if close is not None and not self._closed:
+            self._closed = True
+            await close()
 
     def _continue(self) -> None:
         if self._waiting:

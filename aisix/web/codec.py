@@ -98,6 +98,7 @@ class MessageParser:
         self._head_limit_bytes = head_limit_bytes
         self._lessons = lessons
         self._template: HeadTemplate | None = None
+        self._returned = False
         self._parser = HttpRequestParser(self)
         self._message: Message | None = None  # whose body is coming
         self._fields: dict[str, str] = {}
@@ -153,9 +154,8 @@ class MessageParser:
         self._silent_bytes = 0 if self._moved else self._silent_bytes + len(data)
         if self._silent_bytes > self._head_limit_bytes:
             self._fail(_head_too_large(self._head_limit_bytes))
-        elif begins and self._lessons and len(self.messages) == 1 and not self.ended:
-            self._lessons -= 1
-            self._template = _template_of(data, self.messages[0])
+        elif begins and len(self.messages) == 1 and self._lessons and not self.ended:
+            self._learn_head(data, self.messages[0])
 
     def refuse(self, refusal: GatewayError) -> None:
         """Nothing more will be parsed; what has not come in full is answered with `refusal`."""
@@ -252,6 +252,15 @@ class MessageParser:
             self._complete(message)
 
     # ── heads that are known ──
+
+    def _learn_head(self, data: bytes, message: Message) -> None:
+        """Know the head of `message`, with which `data` begins, from now on; but not that of a
+        connection's first request: many have no other, and a stream may be silent for long."""
+        if not self._returned:
+            self._returned = True
+            return
+        self._lessons -= 1
+        self._template = _template_of(data, message)
 
     def _take_repeated(self, template: HeadTemplate, data: bytes) -> bytes:
         """Take whole requests with the known head off the front of `data`; what is left. llhttp

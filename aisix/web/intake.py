@@ -60,8 +60,8 @@ class Intake:
         if reading is not None and not reading.done():
             try:
                 self._read_stream().add_done_callback(partial(_pass_on, reading))
-            except StreamClosedError as error:
-                _fail(reading, error)
+            except OSError as error:  # closed, or broken in a way that is no reset to Tornado
+                _fail(reading, StreamClosedError(error))
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

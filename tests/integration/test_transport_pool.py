@@ -12,7 +12,12 @@ import pytest
 import trustme
 
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
-from aisix.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from aisix.errors import (
+    UpstreamBroken,
+    UpstreamMisconfigured,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from aisix.transport.curl import CurlTransport
 from aisix.transport.handles import Handle
 from tests.support.raw_server import (
@@ -564,3 +569,34 @@ async def test_one_that_is_alone_and_bursts_leave_before_the_turn_of_the_loop_en
         connecting = transport.stats().watched_sockets
         assert connecting - OF_LIBCURL == sent
         assert await asyncio.gather(*fetching) == [b"ok"] * calls
+
+
+class Source:
+    """A streamed body that knows whether it was closed."""
+
+    closed = 0
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [("http://127.0.0.1:99999999/", []), ("http://127.0.0.1:1/", [("x-bad", "a\nb")])],
+    ids=["ended at its start", "never started"],
+)
+@pytest.mark.gen_test
+async def test_the_source_of_a_call_that_does_not_begin_is_closed(url, headers):
+    source = Source()
+    async with curl_transport() as transport:
+        call = UpstreamCall(UpstreamTarget("POST", url), headers, source, NONE)
+        with pytest.raises((UpstreamMisconfigured, UpstreamUnreachable)):
+            async with transport.open(call):
+                pass
+        assert (source.closed, transport.stats().open_transfers) == (1, 0)

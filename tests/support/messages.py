@@ -34,9 +34,15 @@ class Seen(NamedTuple):
     upgrade: bool
 
 
-def parsed(*pieces: bytes, learning: bool = True) -> MessageParser:
-    """A parser that was fed these pieces; one that learns no heads parses every request anew."""
+def parsed(*pieces: bytes, before: Iterable[bytes] = (), learning: bool = True) -> MessageParser:
+    """A parser that was fed these pieces, and served those `before` them one by one.
+
+    One that learns no heads parses every request anew.
+    """
     parser = MessageParser() if learning else MessageParser(lessons=0)
+    for piece in before:
+        parser.feed(piece)
+        parser.messages.clear()
     for piece in pieces:
         parser.feed(piece)
     return parser
