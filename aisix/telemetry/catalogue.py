@@ -225,6 +225,12 @@ CATALOGUE: tuple[MetricRow, ...] = (
         ("scope", "layer"),
         "Requests refused by a limit; concurrency counts as requests.",
     ),
+    _counter(
+        "aisix_limiter_evictions_total",
+        (),
+        "Living buckets forgotten because the memory that workers share for them is full; always 0"
+        " in a gateway of one process.",
+    ),
     # ── process ──
     _gauge("aisix_build_info", ("version", "python"), "Always 1; the labels say what runs."),
     _gauge("aisix_workers", (), "Processes that serve requests now."),

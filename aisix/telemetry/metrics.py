@@ -52,6 +52,7 @@ READ_AT_SCRAPE = frozenset(
         "aisix_config_last_reload_success_timestamp_seconds",
         "aisix_deployment_state",
         "aisix_lagging_workers_total",
+        "aisix_limiter_evictions_total",
         "aisix_worker_restarts_total",
         "aisix_workers",
     }
@@ -113,6 +114,7 @@ class PrometheusRecorder:
         self._published_at = 0.0
         self._workers = 1
         self._worker_restarts = 0
+        self._limiter_evictions = 0
         self._lagging_workers = 0
         self._reported: set[str] = set()
         self._registry = CollectorRegistry()
@@ -241,6 +243,10 @@ class PrometheusRecorder:
         self._workers = live
         self._worker_restarts = restarts
 
+    def limiter_evicted(self, count: int) -> None:
+        """So many living buckets were forgotten since the start."""
+        self._limiter_evictions = count
+
     def worker_lagged(self) -> None:
         """A worker did not take over a write in time."""
         self._lagging_workers += 1
@@ -338,6 +344,7 @@ class PrometheusRecorder:
         self._set("aisix_workers", self._workers)
         self._set("aisix_worker_restarts_total", self._worker_restarts)
         self._set("aisix_lagging_workers_total", self._lagging_workers)
+        self._set("aisix_limiter_evictions_total", self._limiter_evictions)
         state = self._families["aisix_deployment_state"]
         state.retain(lambda _key: False)
         for alias in self._snapshot.every_alias():

@@ -23,7 +23,6 @@ from aisix.web.base import ProcessState
 from aisix.workers.heritage import Heritage, begin, first_of
 from aisix.workers.hub import Hub
 from aisix.workers.lifeline import Lifeline
-from aisix.workers.roster import Roster
 
 _log = logging.getLogger("aisix.workers")
 
@@ -45,15 +44,17 @@ class _Publisher:
 
 
 class _Scrape:
-    """The metrics of all processes, and of their number."""
+    """The metrics of all processes, of their number, and of the memory that they share."""
 
-    def __init__(self, recorder: PrometheusRecorder, hub: Hub, roster: Roster) -> None:
+    def __init__(self, recorder: PrometheusRecorder, hub: Hub, heritage: Heritage) -> None:
         self._recorder = recorder
         self._hub = hub
-        self._roster = roster
+        self._roster = heritage.roster
+        self._limits = heritage.limits
 
     def __call__(self) -> tuple[str, bytes]:
         self._recorder.workers_changed(live=len(self._hub), restarts=self._roster.restarts)
+        self._recorder.limiter_evicted(self._limits.evictions)
         return self._recorder.render()
 
 
@@ -94,7 +95,7 @@ async def serve_control(heritage: Heritage, lifeline: Lifeline) -> int:
     try:
         await hub.open(control.tokens)
         if await _everyone_follows(heritage, hub, shutdown):
-            _open(heritage, control, render=_Scrape(recorder, hub, roster), state=state)
+            _open(heritage, control, render=_Scrape(recorder, hub, heritage), state=state)
             _announce(heritage, publisher)
             await shutdown.requested.wait()
         hub.wind_down()

@@ -241,3 +241,10 @@ def test_the_workers_are_shown():
     assert value(recorder, "aisix_workers") == 4
     assert value(recorder, "aisix_worker_restarts_total") == 2
     assert value(recorder, "aisix_lagging_workers_total") == 1
+
+
+def test_buckets_that_were_forgotten_are_told_at_the_scrape():
+    recorder = PrometheusRecorder(clock=ManualClock(), health=Levels())
+    assert value(recorder, "aisix_limiter_evictions_total") == 0
+    recorder.limiter_evicted(3)
+    assert value(recorder, "aisix_limiter_evictions_total") == 3
