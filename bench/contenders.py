@@ -56,13 +56,19 @@ class Cpus:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a run takes place: its folder, its CPUs, the mock's address, a certificate."""
+    """Where a run takes place: its folder, its CPUs, the mock's address, a certificate. `tool` is
+    a program under which our own contenders run."""
 
     folder: Path
     cpus: Cpus
     upstream: str
     certificate: Path
     authority: Path
+    tool: tuple[str, ...] = ()
+
+    def python(self, *words: str) -> list[str]:
+        """The command of a Python program of ours."""
+        return [*self.tool, sys.executable, *words]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +231,7 @@ class StaticJson:
     def start(self, site: Site, scenario: Scenario) -> AbstractContextManager[Running]:
         """The server of `static_json.py`."""
         port = free_port()
-        words = [sys.executable, str(HERE / "static_json.py"), str(port)]
+        words = site.python(str(HERE / "static_json.py"), str(port))
         return serve(words, forwarded(port), site=site, name=self.name)
 
 
@@ -242,7 +248,7 @@ class StockBaseline:
     def start(self, site: Site, scenario: Scenario) -> AbstractContextManager[Running]:
         """The server of `baseline_proxy.py`, with as many clients as connections."""
         port = free_port()
-        words = [sys.executable, str(HERE / "baseline_proxy.py"), "--port", str(port)]
+        words = site.python(str(HERE / "baseline_proxy.py"), "--port", str(port))
         words += ["--upstream", site.upstream, "--key", MOCK_KEY]
         words += ["--clients", str(scenario.connections + 16)]
         if scenario.tls_in:

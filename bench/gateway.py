@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -61,7 +60,7 @@ class Gateway:
         ports = {"proxy": free_port(), "admin": free_port(), "metrics": free_port()}
         folder = Path(mkdtemp(prefix=self.name, dir=site.folder))
         log = folder / "gateway.log"
-        words = [sys.executable, "server.py", "--config", "config/config.yaml"]
+        words = site.python("server.py", "--config", "config/config.yaml")
         cpus = site.cpus.workers if self.workers > 1 else site.cpus.contender
         scheme = "https" if scenario.tls_in else "http"
         with ExitStack() as stack:

@@ -74,6 +74,11 @@ def compile_tools() -> None:
             )
 
 
+def is_pinning() -> bool:
+    """Whether programs can be kept on their CPUs."""
+    return shutil.which("taskset") is not None
+
+
 def pinned(cpus: Sequence[int], command: Sequence[str]) -> list[str]:
     """The command, on these CPUs."""
     taskset = shutil.which("taskset")

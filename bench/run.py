@@ -14,7 +14,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,9 @@ import trustme
 from bench import plots
 from bench.contenders import MOCK_KEY, Cpus, Site, cpus, free_port, process, wait_answer
 from bench.field import OURS, taking_part, wanted_peers
-from bench.load import LoadGenerator, compile_tools
+from bench.load import LoadGenerator, compile_tools, is_pinning
 from bench.measures import Bench, measure
+from bench.peers import PEERS_TABLE
 from bench.report import demand_table, markdown, scenario_table
 from bench.results import Run, to_json
 from bench.scenarios import Scenario, select
@@ -39,11 +40,27 @@ def machine() -> dict[str, str]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return {
+    about = {
         "date": datetime.now(UTC).date().isoformat(),
         "CPU": f"{len(os.sched_getaffinity(0))} × {model}",
         "Python": platform.python_version(),
     }
+    if not is_pinning():
+        about["CPUs"] = "not pinned: taskset is not installed, so nothing here can be compared"
+    return about
+
+
+def described(settings: Settings, peers: Iterable[str]) -> dict[str, str]:
+    """How the run was asked for: enough to repeat it. Pure."""
+    wanted = {
+        "BENCH_SECONDS": f"{settings.seconds:g}",
+        "BENCH_ROUNDS": str(settings.rounds),
+        "BENCH_ONLY": ",".join(settings.only),
+    }
+    if "soak" in settings.only or "all" in settings.only:
+        wanted["BENCH_SOAK_SECONDS"] = f"{settings.soak_seconds:g}"
+    pins = [pin for peer in PEERS_TABLE if peer.name in peers for pin in peer.pins]
+    return wanted | ({"rivals": " ".join(pins)} if pins else {})
 
 
 def raise_file_limit() -> None:
@@ -87,7 +104,7 @@ def main() -> int:
     compile_tools()
     raise_file_limit()
     shared = cpus(sorted(os.sched_getaffinity(0)))
-    run = Run(machine(), {"window": f"{settings.seconds:g} s", "rounds": str(settings.rounds)})
+    run = Run(machine(), described(settings, peers))
     with site(shared) as where:
         # what measures must not disturb what is measured
         os.sched_setaffinity(0, {shared.load})

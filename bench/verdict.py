@@ -194,6 +194,15 @@ DEMANDS = (
         contender="gateway-2",
     ),
     Demand("start to first answer", "start", _own("ready_s"), 1.5, 0.8, "s"),
+    Demand(
+        "start to first answer, two workers",
+        "start",
+        _own("ready_s"),
+        1.5,
+        0.8,
+        "s",
+        contender="gateway-2",
+    ),
     Demand("slow reader of a stream of 100 MB", "slow-reader", _own("peak_mb"), 2.0, 0.5, "MB"),
     Demand("one request of 20 MB", "body-20m", _own("peak_mb"), 70.0, unit="MB"),
 )

