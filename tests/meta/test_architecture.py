@@ -29,7 +29,10 @@ WIRING = frozenset({"heritage", "data_process", "control_process"})
 GROUND = frozenset({"core", "errors", "__version__", ""})
 DOORS = {
     "tornado": {"web", "lifecycle", "simulator"},
+    "httptools": {"web"},
     "pycurl": {"transport"},
+    "fcntl": {"limits"},
+    "mmap": {"limits", "telemetry", "workers"},
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
     "cryptography": {"store"},
