@@ -65,7 +65,7 @@ def counted(running: Running, scenario: Scenario) -> None:
     send(target, scenario, requests=REQUESTS)
     for state, requests in (("on", REQUESTS), ("off", 0)):
         words = ["callgrind_control", "-i", state, str(running.root)]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(words, check=True, capture_output=True)
         send(target, scenario, requests=requests)
 
 
