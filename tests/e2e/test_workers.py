@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import ROOT, GatewayProgram, Stand, gateway, send, start_refused
+from tests.support.process import (
+    ROOT,
+    WAIT_S,
+    GatewayProgram,
+    Stand,
+    gateway,
+    send,
+    start_refused,
+)
 from tests.support.wire import Wire, chat
 from tests.support.workers import (
     WORKERS,
@@ -27,6 +36,7 @@ from tests.support.workers import (
     crowd,
     eventually,
     kill,
+    libraries,
     running,
     worker_pids,
 )
@@ -48,12 +58,31 @@ brought = {name.split(".")[0] for name in sys.modules}
 print(sorted(brought & {"azure", "msal", "aiosqlite", "sqlite3", "cryptography"}))
 """
 
+MAPPED = frozenset({"sqlite", "cryptography"})
+"""What of these can be seen in the memory of a process; azure-identity brings the second."""
+
 
 def asked_at_once(bench: Stand, alias: str, count: int) -> list[int]:
-    """Statuses of so many requests, each on a connection of its own."""
-    with ThreadPoolExecutor(16) as callers:
-        answers = callers.map(lambda _: bench.gateway.chat(alias), range(count))
-        return [answer.status for answer in answers]
+    """Statuses of so many requests, each on a connection of its own; none begins before all can."""
+    together = threading.Barrier(count, timeout=WAIT_S)
+
+    def asked(_: int) -> int:
+        together.wait()
+        return bench.gateway.chat(alias).status
+
+    with ThreadPoolExecutor(count) as callers:
+        return list(callers.map(asked, range(count)))
+
+
+def loaded(pid: int) -> set[str]:
+    """What a living process has loaded of the control half."""
+    mapped = libraries(pid)
+    return {name for name in MAPPED if name in mapped}
+
+
+def threads(program: GatewayProgram) -> list[int]:
+    """The threads of its first process."""
+    return [int(thread) for thread in os.listdir(f"/proc/{program.process.pid}/task")]
 
 
 def admin_answers(program: GatewayProgram) -> bool:
@@ -81,6 +110,20 @@ def test_workers_share_the_traffic_and_one_ready_line_names_them(tmp_path: Path)
     assert ended.stderr.count('"request.completed"') == 60
     for line in ended.stderr.splitlines():
         json.loads(line)  # all write to one pipe, none into another's line
+
+
+def test_the_supervisor_never_has_a_second_thread(tmp_path: Path) -> None:
+    """It forks: a lock that another thread held would be held in the child for ever."""
+    with crowd(tmp_path) as bench:
+        supervisor = bench.gateway.process.pid
+        assert threads(bench.gateway) == [supervisor]
+        alias = bench.alias("gpt4o-prod")
+        assert set(asked_at_once(bench, alias, 20)) == {200}
+        kill(worker_pids(bench.gateway)[0])
+        bench.gateway.events("process.died")
+        eventually(lambda: len(children(bench.gateway)) == 3)
+        assert set(asked_at_once(bench, alias, 20)) == {200}
+        assert threads(bench.gateway) == [supervisor]
 
 
 def test_every_worker_gets_its_share_of_connections(tmp_path: Path) -> None:
@@ -121,6 +164,8 @@ def test_a_limit_holds_for_all_workers_together(tmp_path: Path) -> None:
     with crowd(tmp_path, 4) as bench:
         alias = bench.alias("gpt4o-prod", rate_limit={"rpm": 5})
         assert sorted(asked_at_once(bench, alias, 30)) == [200] * 5 + [429] * 25
+        lines = bench.gateway.events("request.completed", count=30)
+        assert len({line["worker"] for line in lines}) > 1
 
 
 def test_slots_of_killed_workers_are_free_again(tmp_path: Path) -> None:
@@ -151,9 +196,12 @@ def test_one_token_is_fetched_for_all_workers(tmp_path: Path) -> None:
         refused = program.chat("entra-bad")
         assert (refused.status, refused.error["code"]) == (500, "config_error")
         assert "upstream authentication failed (AADSTS" in refused.error["message"]
-        kill(control_pid(program))
+        control = control_pid(program)
+        assert loaded(control) == MAPPED
+        kill(control)
         assert set(asked_at_once(bench, "entra", 20)) == {200}
         assert len(azure.requests(operation="token")) == 2
+        assert [loaded(pid) for pid in worker_pids(program)] == [set()] * 4
 
 
 def counters(scrape: str) -> dict[str, float]:
@@ -228,6 +276,7 @@ def test_a_killed_worker_is_back_and_its_callers_are_served(tmp_path: Path) -> N
         assert len(set(children(bench.gateway)) - before) == 1
         (died,) = bench.gateway.events("process.died")
         assert (died["child"], died["pid"], died["status"]) == ("worker 0", first, -9)
+        assert died["restart_in_s"] == 0.0
         assert running(second)
         assert bench.gateway.stop().status == 0
 

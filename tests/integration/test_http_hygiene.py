@@ -444,6 +444,21 @@ async def test_no_tunnel_is_opened(body: bytes):
 # ── smuggling ───────────────────────────────────────────────────────────────────────────────────
 
 
+HIDDEN = f"GET {SMUGGLED} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+HIDING: dict[str, tuple[dict[str, str], bytes]] = {
+    "length": ({"Content-Length": str(len(HIDDEN))}, HIDDEN),
+    "chunks": (CHUNKED, chunked(HIDDEN) + LAST_CHUNK),
+}
+UNREAD: dict[str, tuple[str, str, dict[str, str], int]] = {
+    "a list": ("GET", MODELS, {}, 200),
+    "no such route": ("POST", "/nowhere", {}, 404),
+    "a probe": ("GET", "/livez", {}, 200),
+    "no such method": ("DELETE", PATH, {}, 405),
+    "a wrong key": ("POST", PATH, {"Authorization": "Bearer sk-wrong"}, 401),
+}
+"""Requests whose answer does not depend on a body: method, target, fields, status."""
+
+
 def check_no_smuggling(harness: ObligingHarness) -> None:
     """One exchange was seen, and it was not the hidden one."""
     assert len(harness.paths) == 1
@@ -519,6 +534,42 @@ async def test_an_ambiguous_head_behind_a_stream_hides_nothing(wire: bytes):
         await front.idle()
     assert len(harness.paths) == 2
     assert SMUGGLED not in harness.paths
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["with the head", "after the answer"])
+@pytest.mark.parametrize("framing", HIDING)
+@pytest.mark.parametrize("why", UNREAD)
+@pytest.mark.gen_test
+async def test_a_sound_body_that_nobody_reads_hides_nothing(why: str, framing: str, late: bool):
+    """CL.0 and TE.0: a server that forgets the body takes it for the next request. Three times,
+    because a head that its connection repeats is not parsed again."""
+    method, target, fields, status = UNREAD[why]
+    framed, body = HIDING[framing]
+    head = request(method, target, headers={**framed, **fields})
+    probe = target == "/livez"
+    seen = [] if probe else [target]
+    harness = ObligingHarness()
+    async with serve_proxy(harness.pipeline) as front, front.caller() as caller:
+        for count in range(1, 4):
+            answer: FrontAnswer | None = None
+            await caller.send(head if late else head + body)
+            if late and probe:
+                await front.busy()  # a probe has its answer when the body is whole
+            elif late:
+                answer = await caller.answer()
+            if late:
+                await caller.send(body)
+            answer = answer or await caller.answer()
+            assert answer.status == status
+            assert "connection" not in answer.headers
+            await front.idle()
+            assert harness.paths == seen * count
+        await check_serving(caller)
+        assert await said(front, caller) == b""
+        async with front.caller() as another:
+            await check_serving(another)
+    assert harness.paths == [*seen * 3, MODELS, MODELS]
+    harness.check_settled()
 
 
 # ── upgrades ────────────────────────────────────────────────────────────────────────────────────
