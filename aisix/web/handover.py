@@ -13,6 +13,7 @@ from tornado import httputil
 from tornado.concurrent import Future
 from tornado.iostream import IOStream, StreamClosedError
 
+from aisix.errors import BadRequest
 from aisix.web.codec import Message
 from aisix.web.connection import Connection
 
@@ -34,17 +35,24 @@ class Handover(httputil.HTTPConnection):
         self._on_close: Callable[[], None] | None = None
 
     async def run(self, application: httputil.HTTPServerConnectionDelegate) -> None:
-        """Until the handler has finished or the caller has left."""
+        """Until the handler has finished or the caller has left.
+
+        Raises what reading the body raises, and BadRequest for a head that Tornado cannot read: it
+        finds several hosts in a Host with a comma, for one.
+        """
         message = self._message
         body = await message.body.read_all(BODY_LIMIT_BYTES)
         self._connection.hand_back()
         delegate = application.start_request(self, self)
-        headers = httputil.HTTPHeaders()
-        for name, value in message.headers.items():
-            headers.add(name, value)
         version = "HTTP/1.0" if message.old else "HTTP/1.1"
         line = httputil.RequestStartLine(message.method, message.target, version)
-        delegate.headers_received(line, headers)
+        try:
+            headers = httputil.HTTPHeaders()
+            for name, value in message.headers.items():
+                headers.add(name, value)
+            delegate.headers_received(line, headers)
+        except httputil.HTTPInputError as error:
+            raise BadRequest(f"the request is malformed: {error}") from error
         if body:
             delegate.data_received(body)
         delegate.finish()

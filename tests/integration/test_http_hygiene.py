@@ -572,6 +572,23 @@ async def test_a_sound_body_that_nobody_reads_hides_nothing(why: str, framing: s
     harness.check_settled()
 
 
+# ── what only Tornado minds ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("host", [",", "a,b", "a:1,b"])
+@pytest.mark.gen_test
+async def test_a_probe_whose_host_tornado_cannot_read_is_refused_in_words(host: str):
+    """A comma is legal in a host's name; Tornado takes it for two of them."""
+    async with serve_proxy(ObligingHarness().pipeline) as front, front.caller() as caller:
+        await caller.send(request("GET", "/livez", headers={"Host": host}))
+        answer = await caller.answer()
+        assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+        assert answer.error["message"].startswith("the request is malformed: ")
+        await caller.send(request("GET", "/livez"))
+        assert (await caller.answer()).status == 200
+        await check_serving(caller)
+
+
 # ── upgrades ────────────────────────────────────────────────────────────────────────────────────
 
 UPGRADES: dict[str, dict[str, str | None]] = {
