@@ -13,7 +13,10 @@ What libcurl does with connections, of one transport (8.23):
   the longest time is closed. So it must not be less than the calls that run at once, or
   connections are opened and closed under load. 0 keeps none.
 * A request is sent again by libcurl itself when a kept connection turns out dead before a byte of
-  the answer came; nothing else is ever retried here.
+  the answer came, and over HTTP/2 when the upstream says that it has not looked at it (a refused
+  stream, a GOAWAY: at most five times) or wants it over HTTP/1.1. Nothing else is retried here.
+* Over HTTP/2 an answer without a length whose stream is reset with NO_ERROR counts as whole:
+  libcurl does not tell the difference. The relay notices what lacks its end.
 """
 
 from __future__ import annotations

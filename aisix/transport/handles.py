@@ -34,13 +34,15 @@ _MAX_HANDLES = 1024
 _MAX_HANDLES_PER_TARGET = 512
 _MAX_TARGETS = 1024
 _BLANK_LINES = (b"\r\n", b"\n")
+_REFUSED = -1
+"""What libcurl takes for a failure of its callback: it ends the transfer."""
 
 
 class Receiver(Protocol):
     """Who is told what libcurl's callbacks bring. Nothing below may call libcurl."""
 
-    def on_head(self, status: int, headers: dict[str, str], first_byte_at: float) -> None:
-        """The final head is complete."""
+    def on_head(self, status: int, headers: dict[str, str], first_byte_at: float) -> bool:
+        """The final head is complete; False ends the transfer."""
 
     def on_body(self, piece: bytes) -> int | None:
         """A piece of the body; WRITEFUNC_PAUSE refuses it and holds the transfer."""
@@ -130,12 +132,11 @@ class Handle:
         lines = self._lines
         append = lines.append
 
-        def on_header(line: bytes) -> None:
+        def on_header(line: bytes) -> int | None:
             if not lines:
                 self._began_at = now()
             append(line)
-            if line in _BLANK_LINES:
-                self._on_blank_line()
+            return self._on_blank_line() if line in _BLANK_LINES else None
 
         def on_body(piece: bytes) -> int | None:
             receiver = self.receiver
@@ -144,13 +145,15 @@ class Handle:
         self._set(pycurl.HEADERFUNCTION, on_header)
         self._set(pycurl.WRITEFUNCTION, on_body)
 
-    def _on_blank_line(self) -> None:
+    def _on_blank_line(self) -> int | None:
         """The end of a head. Trailers come without their blank line (libcurl 8.23)."""
         lines = self._lines
         status = status_of(lines[0])
+        taken = True
         if status >= 200 and self.receiver is not None:  # an interim answer is not the answer
-            self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
+            taken = self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
         lines.clear()
+        return None if taken else _REFUSED
 
 
 class _Kept:

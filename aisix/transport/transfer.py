@@ -169,8 +169,11 @@ class Transfer:
 
     # ── what libcurl's callbacks bring: only noted ──
 
-    def on_head(self, status: int, headers: dict[str, str], first_byte_at: float) -> None:
-        """The final head is complete."""
+    def on_head(self, status: int, headers: dict[str, str], first_byte_at: float) -> bool:
+        """The final head is complete. There is one: an HTTP/2 stream that is reset with the wish
+        for HTTP/1.1 is sent again by libcurl, whatever of its answer has been handed over."""
+        if self.status:
+            return False
         self.status = status
         self.headers = headers
         self.first_byte_at = first_byte_at
@@ -178,6 +181,7 @@ class Transfer:
         self._watch(self._progress_at, self._call.deadlines.idle_s)
         if self._call.target.streaming or self._upload or not _is_short(status, headers):
             self._wake()
+        return True
 
     def on_body(self, piece: bytes) -> int | None:
         """A piece of the body; WRITEFUNC_PAUSE refuses it and holds the transfer."""

@@ -18,7 +18,7 @@ H2 = pytest.param(
         importlib.util.find_spec("h2") is None, reason="needs the package h2 (requirements-dev.txt)"
     ),
 )
-pytestmark = pytest.mark.parametrize("form", ["curl", H2, "memory"])
+pytestmark = pytest.mark.parametrize("form", ["curl", "curl-tls", H2, "memory"])
 
 CUT = UpstreamBroken("cut", kind="cut")
 

@@ -31,7 +31,9 @@ from tests.support.raw_server import (
     chunk,
     raw_server,
 )
-from tests.support.transports import curl_transport
+from tests.support.transports import curl_transport, wired
+
+plain_and_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 MIB = 1024 * 1024
@@ -346,7 +348,8 @@ async def test_an_upload_that_fails_or_is_cancelled_ends_at_the_upstream_and_at_
 
 
 @pytest.mark.gen_test
-async def test_interim_answers_are_skipped_and_the_last_head_counts():
+@plain_and_tls
+async def test_interim_answers_are_skipped_and_the_last_head_counts(tls):
     reply = (
         b"HTTP/1.1 100 Continue\r\n\r\n"
         b"HTTP/1.1 103 Early Hints\r\nX-Hint: 1\r\nLink: a\r\n\r\n"
@@ -354,8 +357,7 @@ async def test_interim_answers_are_skipped_and_the_last_head_counts():
         b"Content-Length: 2\r\n\r\nok"
     )
     async with (
-        raw_server(always(reply)) as server,
-        curl_transport() as transport,
+        wired(always(reply), tls=tls) as (server, transport),
         transport.open(call(server.url())) as answer,
     ):
         assert answer.status == 201
@@ -364,16 +366,26 @@ async def test_interim_answers_are_skipped_and_the_last_head_counts():
 
 
 @pytest.mark.gen_test
-async def test_an_interim_answer_does_not_satisfy_the_first_byte_deadline():
+@plain_and_tls
+async def test_an_interim_answer_does_not_satisfy_the_first_byte_deadline(tls):
     async def serve(connection: RawConnection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
         await connection.until_gone()
 
-    async with raw_server(serve) as server, curl_transport() as transport:
+    async with wired(serve, tls=tls) as (server, transport):
         with pytest.raises(UpstreamTimeout) as caught:
             await fetch(transport, call(server.url(), first_byte_s=0.1))
         assert caught.value.phase == "first_byte"
+
+
+@pytest.mark.gen_test
+@plain_and_tls
+async def test_a_close_after_an_interim_answer_is_a_close_before_the_head(tls):
+    async with wired(once(b"HTTP/1.1 103 Hints\r\n\r\n"), tls=tls) as (server, transport):
+        with pytest.raises(UpstreamUnreachable):
+            await fetch(transport, call(server.url()))
+        assert transport.stats().open_transfers == 0
 
 
 @pytest.mark.gen_test
@@ -464,10 +476,21 @@ FRAMED = {
 }
 
 
+def cut(connection: RawConnection, manner: str) -> None:
+    """End the connection now; "close" and "truncate" differ over TLS."""
+    if manner == "reset":
+        connection.reset()
+    elif manner == "truncate":
+        connection.truncate()
+    else:
+        connection.cut()
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize("framing", FRAMED)
-@pytest.mark.parametrize("manner", ["close", "reset"])
-async def test_an_answer_cut_at_any_byte_is_never_taken_for_whole(framing, manner):
+@pytest.mark.parametrize("manner", ["close", "truncate", "reset"])
+@plain_and_tls
+async def test_an_answer_cut_at_any_byte_is_never_taken_for_whole(framing, manner, tls):
     whole = FRAMED[framing]
     head_bytes = whole.index(b"\r\n\r\n") + 4
     # the last CRLF of a chunked body may be missing: the answer is whole without it
@@ -477,10 +500,9 @@ async def test_an_answer_cut_at_any_byte_is_never_taken_for_whole(framing, manne
     async def serve(connection: RawConnection) -> None:
         await connection.request()
         await connection.send(whole[: next(offsets)])
-        if manner == "reset":
-            connection.reset()
+        cut(connection, manner)
 
-    async with raw_server(serve) as server, curl_transport() as transport:
+    async with wired(serve, tls=tls) as (server, transport):
         for offset in range(len(whole) + 1):
             outcome = await outcome_of(transport, call(server.url()))
             if manner == "reset":
@@ -505,12 +527,13 @@ async def outcome_of(transport: CurlTransport, wanted: UpstreamCall) -> str:
 
 
 @pytest.mark.gen_test
-async def test_bytes_before_a_cut_are_delivered():
+@plain_and_tls
+async def test_bytes_before_a_cut_are_delivered(tls):
     async def serve(connection: RawConnection) -> None:
         await connection.request()
         await connection.send(CHUNKED_HEAD, chunk(b"x" * 100_000), b"5\r\nab")
 
-    async with raw_server(serve) as server, curl_transport() as transport:
+    async with wired(serve, tls=tls) as (server, transport):
         got = b""
         with pytest.raises(UpstreamBroken) as caught:
             async with transport.open(call(server.url("/p?key=s3cret"))) as answer:
@@ -519,8 +542,23 @@ async def test_bytes_before_a_cut_are_delivered():
         assert got == b"x" * 100_000 + b"ab"
         error = caught.value
         assert "127.0.0.1" not in error.message
-        assert f"http://127.0.0.1:{server.port}/p" in (error.detail or "")
+        assert f"[{server.url('/p')}]" in (error.detail or "")
         assert "s3cret" not in (error.detail or "")
+
+
+@pytest.mark.gen_test
+async def test_over_tls_an_answer_without_a_length_ends_only_with_a_proper_goodbye():
+    """Anybody on the way can close a TCP connection; only the upstream can close the TLS in it."""
+    manners = iter(["close", "truncate"])
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\nall")
+        cut(connection, next(manners))
+
+    async with wired(serve, tls=True) as (server, transport):
+        assert await outcome_of(transport, call(server.url())) == "all"
+        assert await outcome_of(transport, call(server.url())) == "cut"
 
 
 # ── connections ─────────────────────────────────────────────────────────────────────────────────

@@ -84,11 +84,11 @@ class RawConnection:
         return RawRequest(method, target, headers, body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The chunks of a chunked request body, as they arrive."""
-        while size := int(await self._reader.readline(), 16):
+        """The chunks of a chunked request body, as they arrive. Raises IncompleteReadError."""
+        while size := int(await self._reader.readuntil(b"\n"), 16):
             yield await self._reader.readexactly(size)
             await self._reader.readexactly(2)
-        await self._reader.readline()
+        await self._reader.readuntil(b"\n")
 
     async def send(self, *pieces: bytes) -> None:
         """Write and wait until the socket has taken it."""
@@ -111,6 +111,10 @@ class RawConnection:
     def cut(self) -> None:
         """Close now: the client sees a proper end of the stream at this byte."""
         self._writer.close()
+
+    def truncate(self) -> None:
+        """Close now without TLS's word that this is the end: anybody on the way could do that."""
+        self._writer.transport.abort()
 
     def reset(self) -> None:
         """Close now with a TCP reset."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,3 +39,13 @@ def make_certificate(
         pem.write_to_path(made.chain, append=True)
     authority.cert_pem.write_to_path(made.authority)
     return made
+
+
+@contextmanager
+def local_tls() -> Iterator[tuple[ssl.SSLContext, str]]:
+    """What a server on 127.0.0.1 speaks TLS with, and the file by which its clients trust it."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with authority.cert_pem.tempfile() as ca_file:
+        yield context, ca_file

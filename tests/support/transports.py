@@ -1,26 +1,35 @@
 """One script, played by every Transport: in memory, or by a real server to libcurl. I/O.
 
 `bench(form, *answers)` gives the transport and an address; the n-th call gets the n-th answer. The
-script is a `MemoryAnswer` in both forms. On the wire a piece is a chunk, an event is silence, an
+script is a `MemoryAnswer` in every form. On the wire a piece is a chunk, an event is silence, an
 exception in `pieces` is a cut, one in `before` closes before the head, and an event in
-`connecting` is a TLS handshake that nobody answers. Over HTTP/2 (form "curl-h2") a piece is DATA
-and a cut is RST_STREAM.
+`connecting` is a TLS handshake that nobody answers. Over TLS (form "curl-tls") a cut is announced,
+as TLS does it. Over HTTP/2 (form "curl-h2") a piece is DATA and a cut is RST_STREAM.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aisix.core.ports import Deadlines, Transport, UpstreamCall, UpstreamTarget
 from aisix.transport.curl import CurlTransport
 from aisix.transport.memory import MemoryAnswer, MemoryTransport
-from tests.support.raw_server import LAST_CHUNK, RawConnection, chunk, raw_server
+from tests.support.raw_server import (
+    LAST_CHUNK,
+    RawConnection,
+    RawServer,
+    Serve,
+    chunk,
+    raw_server,
+)
+from tests.support.tls import local_tls
 
 
 class RealClock:
@@ -62,11 +71,13 @@ class Bench:
 
 @asynccontextmanager
 async def bench(form: str, *answers: MemoryAnswer) -> AsyncIterator[Bench]:
-    """`form` is "memory", "curl" or "curl-h2"."""
+    """`form` is "memory", "curl", "curl-tls" or "curl-h2"."""
     if form == "memory":
         made = _in_memory(*answers)
-    elif form == "curl" or any(answer.connecting for answer in answers):
-        made = _on_the_wire(*answers, http2=form == "curl-h2")
+    elif any(answer.connecting for answer in answers):
+        made = _without_a_handshake(http2=form == "curl-h2")
+    elif form != "curl-h2":
+        made = _on_the_wire(*answers, tls=form == "curl-tls")
     else:
         # imported here: only this form needs the library h2
         from tests.support.transports_h2 import over_http2
@@ -106,14 +117,32 @@ async def _in_memory(*answers: MemoryAnswer) -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def _on_the_wire(*answers: MemoryAnswer, http2: bool) -> AsyncIterator[Bench]:
+async def wired(serve: Serve, *, tls: bool) -> AsyncIterator[tuple[RawServer, CurlTransport]]:
+    """A server of HTTP/1.1, plain or over TLS, and a libcurl transport that trusts it."""
+    context: ssl.SSLContext | None = None
+    ca_file: str | None = None
+    async with AsyncExitStack() as stack:
+        if tls:
+            context, ca_file = stack.enter_context(local_tls())
+        server = await stack.enter_async_context(raw_server(serve, tls=context))
+        yield server, await stack.enter_async_context(curl_transport(ca_file=ca_file))
+
+
+@asynccontextmanager
+async def _without_a_handshake(*, http2: bool) -> AsyncIterator[Bench]:
+    async def serve(connection: RawConnection) -> None:
+        await connection.until_gone()
+
+    async with raw_server(serve) as server, curl_transport(http2=http2) as transport:
+        yield Bench(transport, f"https://127.0.0.1:{server.port}")
+
+
+@asynccontextmanager
+async def _on_the_wire(*answers: MemoryAnswer, tls: bool) -> AsyncIterator[Bench]:
     changed = asyncio.Event()
     remaining = iter(answers)
 
     async def serve(connection: RawConnection) -> None:
-        if any(answer.connecting for answer in answers):
-            await connection.until_gone()
-            return
         while (request := await connection.request()) is not None:
             found.bodies.append(request.body)
             changed.set()
@@ -129,10 +158,8 @@ async def _on_the_wire(*answers: MemoryAnswer, http2: bool) -> AsyncIterator[Ben
     async def until(condition: Callable[[], bool]) -> None:
         await watch(condition, changed)
 
-    async with raw_server(serve) as server, curl_transport(http2=http2) as transport:
-        handshake = any(answer.connecting for answer in answers)
-        base = server.url("").replace("http:", "https:" if handshake else "http:")
-        found = Bench(transport, base, until=until)
+    async with wired(serve, tls=tls) as (server, transport):
+        found = Bench(transport, server.url(""), until=until)
         yield found
 
 
