@@ -81,10 +81,9 @@ def is_pinning() -> bool:
 
 def pinned(cpus: Sequence[int], command: Sequence[str]) -> list[str]:
     """The command, on these CPUs."""
-    taskset = shutil.which("taskset")
-    if taskset is None:
+    if not is_pinning():
         return list(command)
-    return [taskset, "-c", ",".join(map(str, cpus)), *command]
+    return ["taskset", "-c", ",".join(map(str, cpus)), *command]
 
 
 def request_body(model: str, *, chunks: int = 0, body_bytes: int = 0) -> bytes:

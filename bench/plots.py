@@ -44,6 +44,7 @@ def draw(run: Run, folder: Path) -> list[Picture]:
     except ImportError as error:
         raise NoPlots("no plots: matplotlib is not installed (bench/requirements.txt)") from error
     matplotlib.rcParams["svg.hashsalt"] = "bench"
+    matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, not as outlines
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, scenario, figure, title in _BARS:

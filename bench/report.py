@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 
 from bench import plots
-from bench.results import Outcome, Run, from_json
+from bench.results import Outcome, Reader, Run, added_ms, cpu_over, from_json, median_of
 from bench.verdict import DEMANDS, Verdict, show
 
 BEGIN_MARK = "<!-- results: python -m bench.report -->"
 END_MARK = "<!-- /results -->"
 _COMPARED = ("baseline", "tensorzero")
-Cell = Callable[[Outcome, str], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,54 +28,34 @@ class Column:
     """A column: its head, how its cells are read, and their digits after the point."""
 
     head: str
-    cell: Cell
+    cell: Reader
     digits: int
 
 
-def _median(figure: str, scale: float = 1.0) -> Cell:
-    def read(outcome: Outcome, name: str) -> float | None:
-        median = outcome.median(name, figure)
-        return None if median is None else median * scale
-
-    return read
-
-
-def _added(figure: str) -> Cell:
-    def read(outcome: Outcome, name: str) -> float | None:
-        added = None if name == "direct" else outcome.added(name, figure)
-        return None if added is None else added / 1000
-
-    return read
-
-
-def _over_baseline(outcome: Outcome, name: str) -> float | None:
-    return outcome.ratio(name, "cpu_us", "baseline")
-
-
 COLUMNS = (
-    Column("per s", _median("rps"), 0),
-    Column("p50 ms", _median("p50", 1e-3), 2),
-    Column("p99 ms", _median("p99", 1e-3), 2),
-    Column("added p50 ms", _added("p50"), 2),
-    Column("added TTFT ms", _added("ttft_p50"), 2),
-    Column("added per chunk ms", _added("chunk_p50"), 2),
-    Column("CPU µs", _median("cpu_us"), 0),
-    Column("CPU over baseline", _over_baseline, 2),
-    Column("refused", _median("refused_share"), 3),
-    Column("refusal p50 ms", _median("refused_p50", 1e-3), 2),
-    Column("fullest process", _median("largest_share"), 2),
-    Column("KB per stream", _median("stream_kb"), 1),
-    Column("idle CPU %", _median("idle_cpu_percent"), 2),
-    Column("peak + MB", _median("peak_mb"), 1),
-    Column("ready s", _median("ready_s"), 2),
-    Column("idle RSS MB", _median("idle_rss_mb"), 0),
-    Column("idle PSS MB", _median("idle_pss_mb"), 0),
-    Column("largest process MB", _median("process_rss_mb"), 0),
-    Column("answers", _median("answers"), 0),
-    Column("streams", _median("streams"), 0),
-    Column("growth MB", _median("growth_mb"), 1),
-    Column("slope MB/h", _median("slope_mb_per_hour"), 1),
-    Column("RSS MB", _median("rss_mb"), 0),
+    Column("per s", median_of("rps"), 0),
+    Column("p50 ms", median_of("p50", 1e-3), 2),
+    Column("p99 ms", median_of("p99", 1e-3), 2),
+    Column("added p50 ms", added_ms("p50"), 2),
+    Column("added TTFT ms", added_ms("ttft_p50"), 2),
+    Column("added per chunk ms", added_ms("chunk_p50"), 2),
+    Column("CPU µs", median_of("cpu_us"), 0),
+    Column("CPU over baseline", cpu_over("baseline"), 2),
+    Column("refused", median_of("refused_share"), 3),
+    Column("refusal p50 ms", median_of("refused_p50", 1e-3), 2),
+    Column("fullest process", median_of("largest_share"), 2),
+    Column("KB per stream", median_of("stream_kb"), 1),
+    Column("idle CPU %", median_of("idle_cpu_percent"), 2),
+    Column("peak + MB", median_of("peak_mb"), 1),
+    Column("ready s", median_of("ready_s"), 2),
+    Column("idle RSS MB", median_of("idle_rss_mb"), 0),
+    Column("idle PSS MB", median_of("idle_pss_mb"), 0),
+    Column("largest process MB", median_of("process_rss_mb"), 0),
+    Column("answers", median_of("answers"), 0),
+    Column("streams", median_of("streams"), 0),
+    Column("growth MB", median_of("growth_mb"), 1),
+    Column("slope MB/h", median_of("slope_mb_per_hour"), 1),
+    Column("RSS MB", median_of("rss_mb"), 0),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +56,35 @@ class Run:
     machine: dict[str, str]
     settings: dict[str, str]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+
+Reader = Callable[[Outcome, str], float | None]
+"""Reads one figure of a contender; None when it has none."""
+
+
+def median_of(figure: str, scale: float = 1.0) -> Reader:
+    """The median of `figure`, in another unit."""
+
+    def read(outcome: Outcome, name: str) -> float | None:
+        median = outcome.median(name, figure)
+        return None if median is None else median * scale
+
+    return read
+
+
+def added_ms(figure: str) -> Reader:
+    """By how many milliseconds `figure`, in microseconds, exceeds that of the direct call."""
+
+    def read(outcome: Outcome, name: str) -> float | None:
+        added = None if name == "direct" else outcome.added(name, figure)
+        return None if added is None else added / 1000
+
+    return read
+
+
+def cpu_over(other: str) -> Reader:
+    """CPU time over that of another contender."""
+    return lambda outcome, name: outcome.ratio(name, "cpu_us", other)
 
 
 def to_json(run: Run) -> dict[str, Any]:

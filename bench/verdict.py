@@ -6,16 +6,12 @@ one, because absolute figures of a shared machine mean little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from bench.results import Outcome, Run
+from bench.results import Outcome, Reader, Run, added_ms, cpu_over, median_of
 
 _TENSORZERO_AIM = 75 / 93
-
-Figure = Callable[[Outcome, str], float | None]
-"""Reads a figure of a contender."""
 
 
 class Verdict(Enum):
@@ -37,7 +33,7 @@ class Demand:
 
     text: str
     scenario: str
-    figure: Figure
+    figure: Reader
     must: float | None
     aim: float | None = None
     unit: str = ""
@@ -75,26 +71,6 @@ def show(number: float, unit: str) -> str:
     return f"{number:.{digits}f}{'' if unit in ('%', '×', '') else ' '}{unit}"
 
 
-def _cpu(over: str) -> Figure:
-    return lambda outcome, name: outcome.ratio(name, "cpu_us", over)
-
-
-def _own(figure: str, *, scale: float = 1.0) -> Figure:
-    def read(outcome: Outcome, name: str) -> float | None:
-        median = outcome.median(name, figure)
-        return None if median is None else median * scale
-
-    return read
-
-
-def _added_ms(figure: str) -> Figure:
-    def read(outcome: Outcome, name: str) -> float | None:
-        added = outcome.added(name, figure)
-        return None if added is None else added / 1000
-
-    return read
-
-
 def _of_ideal(outcome: Outcome, name: str) -> float | None:
     rps = outcome.median(name, "rps")
     return None if rps is None or not outcome.ideal_rps else rps / outcome.ideal_rps * 100
@@ -102,12 +78,16 @@ def _of_ideal(outcome: Outcome, name: str) -> float | None:
 
 DEMANDS = (
     Demand(
-        "CPU per request, echo, c=64, over baseline", "echo-c64", _cpu("baseline"), 0.45, unit="×"
+        "CPU per request, echo, c=64, over baseline",
+        "echo-c64",
+        cpu_over("baseline"),
+        0.45,
+        unit="×",
     ),
     Demand(
         "CPU per request, echo, c=64, over TensorZero",
         "echo-c64",
-        _cpu("tensorzero"),
+        cpu_over("tensorzero"),
         None,
         _TENSORZERO_AIM,
         unit="×",
@@ -115,19 +95,19 @@ DEMANDS = (
     Demand(
         "CPU per stream of 50 chunks, c=64, over baseline",
         "stream-burst-c64",
-        _cpu("baseline"),
+        cpu_over("baseline"),
         0.5,
         unit="×",
     ),
     Demand(
         "CPU per stream of 50 chunks, c=64, over TensorZero",
         "stream-burst-c64",
-        _cpu("tensorzero"),
+        cpu_over("tensorzero"),
         None,
         1.0,
         unit="×",
     ),
-    Demand("added p50, c=1", "echo-c1", _added_ms("p50"), 0.30, 0.20, "ms"),
+    Demand("added p50, c=1", "echo-c1", added_ms("p50"), 0.30, 0.20, "ms"),
     Demand(
         "upstream of 100 ms, c=500: of the ideal rate",
         "slow100-c500",
@@ -138,12 +118,16 @@ DEMANDS = (
         at_least=True,
     ),
     Demand(
-        "upstream of 100 ms, c=500: p99", "slow100-c500", _own("p99", scale=1e-3), 130.0, unit="ms"
+        "upstream of 100 ms, c=500: p99",
+        "slow100-c500",
+        median_of("p99", scale=1e-3),
+        130.0,
+        unit="ms",
     ),
     Demand(
         "added TTFT, 64 paced streams in step",
         "stream-paced-c64",
-        _added_ms("ttft_p50"),
+        added_ms("ttft_p50"),
         2.0,
         1.0,
         "ms",
@@ -151,7 +135,7 @@ DEMANDS = (
     Demand(
         "added TTFT, 64 streams begun at one instant",
         "stream-lockstep-c64",
-        _added_ms("ttft_p50"),
+        added_ms("ttft_p50"),
         2.0,
         1.0,
         "ms",
@@ -159,7 +143,7 @@ DEMANDS = (
     Demand(
         "CPU per request, two workers over one process",
         "workers",
-        _cpu("gateway"),
+        cpu_over("gateway"),
         1.1,
         1.03,
         "×",
@@ -168,41 +152,43 @@ DEMANDS = (
     Demand(
         "connections on the fuller of two workers",
         "workers",
-        _own("largest_share", scale=100),
+        median_of("largest_share", scale=100),
         60.0,
         unit="%",
         contender="gateway-2",
     ),
-    Demand("idle stream (2,000)", "idle-2000", _own("stream_kb"), 80.0, 40.0, "KB"),
+    Demand("idle stream (2,000)", "idle-2000", median_of("stream_kb"), 80.0, 40.0, "KB"),
     Demand(
         "idle stream (10,000, two workers)",
         "idle-10000",
-        _own("stream_kb"),
+        median_of("stream_kb"),
         80.0,
         40.0,
         "KB",
         contender="gateway-2",
     ),
-    Demand("idle RSS, one process", "start", _own("process_rss_mb"), 70.0, 45.0, "MB"),
+    Demand("idle RSS, one process", "start", median_of("process_rss_mb"), 70.0, 45.0, "MB"),
     Demand(
         "idle RSS of the largest of two workers",
         "start",
-        _own("process_rss_mb"),
+        median_of("process_rss_mb"),
         70.0,
         45.0,
         "MB",
         contender="gateway-2",
     ),
-    Demand("start to first answer", "start", _own("ready_s"), 1.5, 0.8, "s"),
+    Demand("start to first answer", "start", median_of("ready_s"), 1.5, 0.8, "s"),
     Demand(
         "start to first answer, two workers",
         "start",
-        _own("ready_s"),
+        median_of("ready_s"),
         1.5,
         0.8,
         "s",
         contender="gateway-2",
     ),
-    Demand("slow reader of a stream of 100 MB", "slow-reader", _own("peak_mb"), 2.0, 0.5, "MB"),
-    Demand("one request of 20 MB", "body-20m", _own("peak_mb"), 70.0, unit="MB"),
+    Demand(
+        "slow reader of a stream of 100 MB", "slow-reader", median_of("peak_mb"), 2.0, 0.5, "MB"
+    ),
+    Demand("one request of 20 MB", "body-20m", median_of("peak_mb"), 70.0, unit="MB"),
 )

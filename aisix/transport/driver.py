@@ -98,15 +98,10 @@ class Driver:
             self._act()
 
     def cancel(self, handle: EasyHandle) -> None:
-        """End the transfer now; an unfinished connection is closed, a stream of HTTP/2 reset."""
-        self._multi.remove_handle(handle.curl)
-        del self._running[handle.curl]
-
-    def forget(self, handle: EasyHandle) -> None:
-        """Let go of a handle that could not be started, or not for certain. Never raises."""
+        """End the transfer now, if it began; an unfinished connection is closed, a stream of HTTP/2
+        reset."""
         if self._running.pop(handle.curl, None) is not None:
-            with contextlib.suppress(pycurl.error):
-                self._multi.remove_handle(handle.curl)
+            self._multi.remove_handle(handle.curl)
 
     def resume(self, handle: EasyHandle) -> None:
         """Let a paused transfer go on, in both directions. What waited may be delivered inside."""

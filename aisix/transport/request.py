@@ -38,6 +38,8 @@ is closed, also while a stream is silent and at rest in the pool. Its default is
 least, and no slower, not for bodies of 200 KB either."""
 
 Headers = Sequence[tuple[str, str]]
+SetOption = Callable[[int, Any], None]
+"""An easy handle's own `setopt`, looked up once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,23 +147,20 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
         curl.setopt(pycurl.NOBODY, 1)
 
 
-def set_body(setopt: Callable[[int, Any], None], method: str, body: bytes) -> None:
-    """Set a body of known length, and the method unless libcurl sends it by itself.
-
-    `setopt` is the easy handle's own.
-    """
+def set_body(setopt: SetOption, method: str, body: bytes) -> None:
+    """Set a body of known length, and the method unless libcurl sends it by itself."""
     if body or method == "POST":
         setopt(pycurl.POSTFIELDS, body)
     if method not in {"POST", "HEAD"} and (body or method != "GET"):
         setopt(pycurl.CUSTOMREQUEST, method)
 
 
-def set_upload(curl: pycurl.Curl, method: str, read: Callable[[int], bytes | int]) -> None:
+def set_upload(setopt: SetOption, method: str, read: Callable[[int], bytes | int]) -> None:
     """Set a body that libcurl pulls by `read`; its length is not known, so it is chunked."""
-    curl.setopt(pycurl.POST, 1)
-    curl.setopt(pycurl.POSTFIELDSIZE_LARGE, -1)
-    curl.setopt(pycurl.READFUNCTION, read)
-    curl.setopt(pycurl.CUSTOMREQUEST, method)
+    setopt(pycurl.POST, 1)
+    setopt(pycurl.POSTFIELDSIZE_LARGE, -1)
+    setopt(pycurl.READFUNCTION, read)
+    setopt(pycurl.CUSTOMREQUEST, method)
 
 
 def milliseconds(seconds: float) -> int:

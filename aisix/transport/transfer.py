@@ -219,7 +219,7 @@ class Transfer:
         except BaseException:
             if self._handle is not None:  # else it has ended, and was put away
                 self._handle = None
-                engine.driver.forget(handle)
+                engine.driver.cancel(handle)
                 handle.close()
             raise
         if self._upload is not None and not self._ended:

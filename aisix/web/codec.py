@@ -376,17 +376,11 @@ class MessageParser:
 
 
 def _template_of(data: bytes, message: Message) -> HeadTemplate | None:
-    """A template of the head of `message`, the first of `data`, unless its framing or its
-    connection is out of the ordinary."""
+    """A template of the head of `message`, the first of `data`, unless its framing or what it asks
+    of the connection is out of the ordinary. Behind a last message nothing is parsed, and one that
+    llhttp takes for an upgrade never comes here."""
     fields = message.headers
-    if (
-        message.refusal is not None
-        or message.old
-        or not message.keep_alive
-        or "content-length" not in fields
-        or "upgrade" in fields
-        or "expect" in fields
-    ):
+    if message.old or "content-length" not in fields or "expect" in fields:
         return None
     return learn(data, target=message.target, fields=fields)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MAX_HEAD_BYTES = 8 * 1024
+MAX_LEARNT_BYTES = 8 * 1024
 """Longer heads are not learnt: a template is kept for as long as its connection."""
 
 _BEGIN = b"POST "
@@ -56,7 +56,7 @@ def learn(data: bytes, *, target: str, fields: Mapping[str, str]) -> HeadTemplat
     body of known length; None when its Content-Length is not to be found beyond doubt."""
     if not data.startswith(_BEGIN):
         return None
-    end = data.find(_END, 0, MAX_HEAD_BYTES) + len(_END)
+    end = data.find(_END, 0, MAX_LEARNT_BYTES) + len(_END)
     if end < len(_END):
         return None
     head = data[:end]

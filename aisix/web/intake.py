@@ -60,8 +60,8 @@ class Intake:
         if reading is not None and not reading.done():
             try:
                 self._read_stream().add_done_callback(partial(_pass_on, reading))
-            except OSError as error:  # closed, or broken in a way that is no reset to Tornado
-                _fail(reading, StreamClosedError(error))
+            except StreamClosedError as error:
+                _fail(reading, error)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -72,7 +72,14 @@ class Intake:
             _fail(reading, StreamClosedError())
 
     def _read_stream(self) -> Future[bytes]:
-        reading = self._stream.read_bytes(READ_BYTES, partial=True)
+        try:
+            reading = self._stream.read_bytes(READ_BYTES, partial=True)
+        except StreamClosedError:
+            raise
+        except (
+            OSError
+        ) as error:  # it reads at once, and not every broken connection is a reset to it
+            raise StreamClosedError(error) from error
         return cast("Future[bytes]", reading)  # declared as an Awaitable
 
     def _on_readable(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aisix.web.codec import MAX_WAITING, MessageParser
-from aisix.web.heads import MAX_HEAD_BYTES, learn
+from aisix.web.heads import MAX_LEARNT_BYTES, learn
 from tests.support.messages import parsed, taken
 
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-A: 1\r\n\r\n"
@@ -46,27 +46,22 @@ def test_what_a_request_does_to_its_headers_is_not_learnt():
         headers["x-a"] = "changed"
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        REQUEST.replace(b"/v1/x", b"/v1/y"),
-        REQUEST.replace(b"X-A: 1", b"X-A: 2"),
-        REQUEST.replace(b"X-A: 1", b"X-A: 1\r\nX-B: 2"),
-        REQUEST.replace(b"POST", b"PUT"),
-        REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"),
-        REQUEST.replace(b"Length: 2", b"Length: +2"),
-        REQUEST.replace(b"Length: 2", b"Length: 2 2"),
-        REQUEST.replace(b"Length: 2", b"Length: 2, 2"),
-        REQUEST.replace(b"Length: 2", b"Length: "),
-        REQUEST.replace(b"Length: 2", b"Length: 99999999999999999999"),
-        REQUEST.replace(b"Length: 2", b"Length: \xb2"),
-        REQUEST.replace(b"Length: 2\r\n", b"Length: 2\n"),
-        REQUEST.replace(b"Length: 2", b"Length: 2\r\nTransfer-Encoding: chunked"),
-        REQUEST[:-1],
-        HEAD[:-2],
-        b"\r\n" + REQUEST,
+ANOTHER = {
+    b"/v1/x": [b"/v1/y"],
+    b"X-A: 1": [b"X-A: 2", b"X-A: 1\r\nX-B: 2"],
+    b"POST": [b"PUT", b"\r\nPOST"],
+    b"HTTP/1.1": [b"HTTP/1.0"],
+    b"Length: 2": [
+        *(b"Length: " + length for length in (b"", b"+2", b"2 2", b"2, 2", b"9" * 20, b"\xb2")),
+        b"Length: 2\r\nTransfer-Encoding: chunked",
     ],
-)
+    b"Length: 2\r\n": [b"Length: 2\n"],
+    b"\r\n\r\n{}": [b"\r\n\r\n{", b"\r\n"],
+}
+OTHERS = [REQUEST.replace(piece, other) for piece in ANOTHER for other in ANOTHER[piece]]
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_a_head_with_one_byte_more_or_less_is_parsed_like_any(other: bytes):
     before = (REQUEST, REQUEST)
     learnt, plain = (parsed(other, before=before, learning=learning) for learning in (True, False))
@@ -85,7 +80,7 @@ def test_a_known_head_whose_body_comes_in_pieces_is_parsed():
         HEAD.replace(b"POST", b"PUT"),
         HEAD.replace(b"Content-Length: 2\r\n", b""),
         HEAD.replace(b"X-A: 1", b"X-A: content-length"),
-        HEAD.replace(b"X-A: 1", b"X-A: " + b"1" * MAX_HEAD_BYTES),
+        HEAD.replace(b"X-A: 1", b"X-A: " + b"1" * MAX_LEARNT_BYTES),
         HEAD.replace(b": 2", b": 0000000000002"),
         HEAD[:-2],
     ],
@@ -95,14 +90,20 @@ def test_what_is_not_certain_is_not_learnt(head: bytes):
 
 
 @pytest.mark.parametrize(
-    "fields", [b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"Connection: close\r\n"]
+    "head",
+    [
+        HEAD.replace(b"X-A: 1", b"Expect: 100-continue"),
+        HEAD.replace(b"X-A: 1", b"Connection: Upgrade\r\nUpgrade: h2c"),
+        HEAD.replace(b"X-A: 1", b"Connection: keep-alive").replace(b"/1.1", b"/1.0"),
+    ],
 )
-def test_a_head_that_asks_something_of_the_connection_is_not_learnt(fields: bytes):
+def test_a_head_that_asks_something_of_the_connection_is_not_learnt(head: bytes):
     parser = Counting()
-    request = HEAD.replace(b"Host: x\r\n", b"Host: x\r\n" + fields) + b"{}"
-    for _ in range(3):
-        parser.feed(request)
-    assert parser.heads == len(parser.messages)
+    for _ in range(5):
+        parser.feed(head + b"{}")
+        assert len(taken(parser)) == 1
+    # that of an upgrade goes through llhttp twice: the second time for what stands behind it
+    assert parser.heads == (10 if b"h2c" in head else 5)
 
 
 def test_heads_that_differ_each_time_are_not_learnt_for_ever():
