@@ -90,6 +90,19 @@ class Deadlines:
     total_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How an upstream is reached, where that differs from the gateway's own settings.
+
+    `ca_cert` is PEM text of who may vouch for it, `verify` whether its certificate is checked;
+    None is "as configured". `link_local` lets a call go to a link-local or metadata address.
+    """
+
+    ca_cert: str | None = field(default=None, repr=False)
+    verify: bool | None = None
+    link_local: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class UpstreamTarget:
     """What all calls to one operation of one deployment have in common; compared by identity.
@@ -103,6 +116,7 @@ class UpstreamTarget:
     url: str = field(repr=False)
     headers: Sequence[tuple[str, str]] = field(repr=False, default=())
     streaming: bool = False
+    route: Route = Route()
 
 
 @dataclass(frozen=True, slots=True)
