@@ -21,7 +21,7 @@ from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.dispatch import DefaultDeadlines, Dispatcher
 from aisix.limits.limiter import BucketStore, TokenBucketLimiter
 from aisix.limits.local import LocalBuckets
-from aisix.pipeline import Pipeline
+from aisix.pipeline import BodyLimits, Pipeline
 from aisix.relay.pump import Relay
 from aisix.routing.health import Health
 from aisix.telemetry import logs
@@ -184,6 +184,9 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
             total_s=upstream.timeout_ms / 1000,
         ),
     )
+    body_limits = BodyLimits(
+        whole=config.proxy.request_body_limit_bytes, upload=config.proxy.upload_limit_bytes
+    )
     pipeline = Pipeline(
         snapshots=snapshots,
         authenticator=Authenticator(clock),
@@ -195,7 +198,7 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
         recorder=recorder,
         access_log=AccessLogger(enabled=config.observability.access_log),
         clock=clock,
-        body_limit_bytes=config.proxy.request_body_limit_bytes,
+        body_limits=body_limits,
     )
     return DataHalf(
         state=state,
@@ -205,7 +208,7 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
             pipeline=pipeline,
             routes=Routes(),
             state=state,
-            body_limit_bytes=config.proxy.request_body_limit_bytes,
+            body_limits=body_limits,
             accept_request_ids=config.proxy.request_id.accept_headers,
             max_connections=config.proxy.max_connections,
             patience=Patience(

@@ -37,7 +37,6 @@ UNSUPPORTED = frozenset(
         "observability.metrics.buckets",
         "observability.tracing",
         "proxy.real_ip",
-        "proxy.upload_limit_bytes",
         "ratelimit.concurrency_ttl_secs",
         "ratelimit.redis",
         "request",
@@ -466,7 +465,19 @@ class Proxy:
     )
     request_body_limit_bytes: int = field(
         default=33_554_432,
-        metadata=_as(_BYTES, "Largest request body; a larger one gets 413. 0 = no limit.", "bytes"),
+        metadata=_as(
+            _BYTES,
+            "Largest request body that is read; a larger one gets 413. 0 = no limit.",
+            "bytes",
+        ),
+    )
+    upload_limit_bytes: int = field(
+        default=1_073_741_824,
+        metadata=_as(
+            _BYTES,
+            "Largest request body that passes unread (files, audio, images). 0 = no limit.",
+            "bytes",
+        ),
     )
     workers: int | str = field(
         default="auto",

@@ -100,6 +100,13 @@ async def _load(
             extra={"path": str(unlocked.key_file), "advice": "chmod 600: it opens all secrets"},
         )
     store = SqliteResourceStore(database, unlocked.cipher)
-    service = AdminService(store, sink, adapters=adapters, health=health, clock=clock)
+    service = AdminService(
+        store,
+        sink,
+        adapters=adapters,
+        health=health,
+        clock=clock,
+        seal_key=unlocked.cipher.derive("response ids"),
+    )
     await service.load()
     return service

@@ -12,13 +12,15 @@ await of a coroutine more would cost it about a microsecond.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
+from aisix.core.endpoints import OPTED_USAGE
 from aisix.core.exchange import Exchange, Phase
 from aisix.core.ports import (
     Adapter,
@@ -62,6 +64,7 @@ FORWARDED_HEADERS = (
 """The only headers of a caller that go upstream: Azure answers 431 to more than ten of its own."""
 
 _REMEMBERED_TARGETS = 1024
+_RESPONSE_ID = re.compile(r"\bresp_[A-Za-z0-9_-]{1,512}")
 
 T = TypeVar("T")
 
@@ -126,7 +129,9 @@ class Dispatcher:
         )
         repairs = Repairs(
             token=token is not None,
-            stream_options=exchange.streaming and self._takes_stream_options(deployment),
+            stream_options=exchange.streaming
+            and exchange.request.spec.usage in OPTED_USAGE
+            and self._takes_stream_options(deployment),
         )
         payload = _require(exchange.payload)
         exchange.advance(Phase.DISPATCHED)
@@ -148,12 +153,22 @@ class Dispatcher:
                     stream_options_refused=adapter.refused_stream_options(answer.status, body),
                 )
                 refusal = adapter.explain(
-                    answer.status, answer.headers, body, deployment=deployment
+                    answer.status,
+                    answer.headers,
+                    body,
+                    deployment=deployment,
+                    of_object=payload.errand is not None,
                 )
+                if exchange.seal is not None:
+                    refusal.message = _sealed(refusal.message, exchange.seal)
                 if verdict is Verdict.RETURN:
                     raise refusal
             if verdict is Verdict.RENEW_TOKEN:
                 token = await self._renewed(exchange, deployment, token or "", refusal)
+                if payload.source is not None and not payload.source.replayable:
+                    # what was sent of an upload cannot be sent again: the caller's next one can
+                    refusal.should_retry = True
+                    raise refusal
             else:
                 self._remember(_place(deployment))
 
@@ -215,14 +230,16 @@ class Dispatcher:
     def _call(
         self, exchange: Exchange, adapter: Adapter, token: str | None, *, inject: bool
     ) -> UpstreamCall:
+        spec = exchange.request.spec
+        flowing = exchange.streaming or spec.flows
         return adapter.build_call(
-            exchange.request.spec,
+            spec,
             _require(exchange.deployment),
             payload=_require(exchange.payload),
             inject_stream_options=inject,
             token=token,
             forward=_forwarded(exchange),
-            deadlines=self._deadlines(_require(exchange.alias), streaming=exchange.streaming),
+            deadlines=self._deadlines(_require(exchange.alias), streaming=flowing),
         )
 
     def _deadlines(self, alias: Alias, *, streaming: bool) -> Deadlines:
@@ -347,6 +364,11 @@ def _forwarded(exchange: Exchange) -> list[tuple[str, str]]:
         if value and value.isascii() and value.isprintable():
             forward.append((name, value))
     return forward
+
+
+def _sealed(message: str, seal: Callable[[str], str]) -> str:
+    """`message` with the ids of responses as the caller knows them."""
+    return _RESPONSE_ID.sub(lambda found: seal(found[0]), message)
 
 
 def _require(value: T | None) -> T:

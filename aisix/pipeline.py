@@ -37,14 +37,17 @@ from aisix.errors import (
 )
 from aisix.relay.pump import Relay, error_event
 from aisix.routing import listing
-from aisix.routing.payload import check_headers, parse_payload
+from aisix.routing.addressing import Addressing, check_family
+from aisix.routing.intake import BodyLimits, take_in
 from aisix.routing.resolver import resolve
 from aisix.usage.meter import UsageMeter
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in logs and metrics for a caller that left; nobody receives it."""
 
-PASSED_ANSWER_HEADERS = ("apim-request-id", "x-ms-region")
+PASSED_ANSWER_HEADERS = ("apim-request-id", "x-ms-region", "content-disposition")
+
+__all__ = ["BodyLimits", "Pipeline"]
 
 _JSON = "application/json"
 _log = logging.getLogger("aisix.pipeline")
@@ -64,7 +67,7 @@ class Pipeline:
         recorder: Recorder,
         access_log: AccessLog,
         clock: Clock,
-        body_limit_bytes: int,
+        body_limits: BodyLimits,
     ) -> None:
         self._snapshots = snapshots
         self._authenticator = authenticator
@@ -74,7 +77,8 @@ class Pipeline:
         self._recorder = recorder
         self._access_log = access_log
         self._clock = clock
-        self._body_limit_bytes = body_limit_bytes
+        self._body_limits = body_limits
+        self._addressing = Addressing()
 
     async def run(self, request: InboundRequest, reply: Reply) -> Exchange:
         """Serve one request to its end. Raises only CancelledError, and only when cancelled."""
@@ -117,13 +121,9 @@ class Pipeline:
         if request.spec.action is not Action.RELAY:
             await self._answer(exchange, reply, self._own_document(exchange))
             return
-        check_headers(request.headers)
-        raw = await request.body.read_all(self._body_limit_bytes)
-        exchange.payload = parse_payload(raw, request.spec, request.path_name)
-        del raw
-        exchange.alias, exchange.deployment = resolve(
-            exchange.snapshot, exchange.caller, exchange.payload.requested
-        )
+        check_family(request.spec, exchange.caller)
+        exchange.payload = await take_in(request, self._body_limits)
+        self._addressing.find(exchange, exchange.caller, exchange.payload)
         exchange.hold = await self._admit(exchange)
         exchange.advance(Phase.ADMITTED)
         meter = UsageMeter(request.spec)
@@ -198,6 +198,7 @@ class Pipeline:
             exchange.usage = meter.usage(exchange.prompt_estimate_tokens)
             exchange.served_model = meter.served_model
             exchange.finish_reason = meter.finish_reason
+            exchange.unfinished = meter.unfinished
 
     def _depart(self, exchange: Exchange) -> None:
         exchange.departed = True
@@ -249,9 +250,13 @@ class Pipeline:
             return
         exchange.settled = True
         exchange.timings.ended = self._clock.monotonic()
+        if exchange.payload is not None:
+            exchange.payload.close()
         hold = exchange.hold
         if hold is not None:
-            if exchange.usage is not None:
+            if exchange.unfinished:
+                hold.keep()
+            elif exchange.usage is not None:
                 hold.settle(exchange.usage.total_tokens)
             else:
                 hold.release(keep_request=_reached_upstream(exchange))

@@ -33,8 +33,9 @@ def compile_snapshot(
     *,
     revision: int,
     taken_at: float,
+    seal_key: bytes = b"",
 ) -> Compiled:
-    """The snapshot of `rows` at `taken_at`."""
+    """The snapshot of `rows` at `taken_at`. `seal_key` is for the ids that callers get to see."""
     rows = list(rows)
     provider_keys = {row.id: row for row in rows if row.kind == PROVIDER_KEYS}
     keys: list[ApiKey] = []
@@ -52,7 +53,14 @@ def compile_snapshot(
         except (KeyError, TypeError, ValueError, AttributeError):
             reason = row.fault or "the stored document is damaged"
             problems.append(f"{row.kind}/{row.id} is left out: {reason}")
-    snapshot = Snapshot.build(revision=revision, taken_at=taken_at, keys=keys, aliases=aliases)
+    snapshot = Snapshot.build(
+        revision=revision,
+        taken_at=taken_at,
+        keys=keys,
+        aliases=aliases,
+        homes=[_home(row, adapters) for row in provider_keys.values()],
+        seal_key=seal_key,
+    )
     return Compiled(snapshot, tuple(problems))
 
 
@@ -68,6 +76,7 @@ def _caller_keys(row: StoredResource, *, now: float) -> list[ApiKey]:
         limits=_limits(doc),
         expires_at=None if expires is None else parse_time(expires),
         disabled=bool(doc.get("disabled", False)),
+        allowed_resources=tuple(doc.get("allowed_resources", ())),
     )
     if len(live_hashes(row, now)) == 1:
         return [key]
@@ -92,6 +101,12 @@ def _alias(
         stream_timeout_s=_seconds(doc.get("stream_timeout")),
         created=int(row.created_at),
     )
+
+
+def _home(key: StoredResource, adapters: Mapping[str, Adapter]) -> Deployment:
+    """A deployment without a name at the resource of a provider key."""
+    doc = {"model_name": "", "provider": key.doc.get("provider", ""), "provider_key_id": key.id}
+    return _deployment(doc, key, adapters)
 
 
 def _deployment(

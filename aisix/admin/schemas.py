@@ -22,6 +22,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from aisix.admin.refusals import Refusal, invalid, malformed
+from aisix.core.endpoints import FAMILIES
 from aisix.core.resources import REQUEST_LIMITS, TOKEN_LIMITS
 
 PROVIDER_KEYS = "provider_keys"
@@ -188,6 +189,14 @@ _APIKEY: Schema = {
         "type": "array",
         "items": _text('An alias; may hold one "*".', allOf=[_PRINTABLE]),
         "description": "Aliases the key may ask for; an empty list allows none.",
+    },
+    "allowed_resources": {
+        "type": "array",
+        "items": {"enum": list(FAMILIES)},
+        "description": (
+            "Objects at the upstream's resource that the key may reach: files, batches, … They are "
+            "shared by all keys that may; without this field there are none."
+        ),
     },
     "rate_limit": _rate_limit(nullable=True),
     "expires_at": _nullable(

@@ -72,7 +72,9 @@ class AdminService:
         adapters: Mapping[str, Adapter],
         health: HealthView,
         clock: Clock,
+        seal_key: bytes = b"",
     ) -> None:
+        self._seal_key = seal_key
         self.schemas = Schemas(tuple(adapters))
         self.audit = Audit()
         self._store = store
@@ -310,7 +312,11 @@ class AdminService:
 
     def _compile(self, rows: Sequence[StoredResource], revision: int) -> Compiled:
         return compile_snapshot(
-            rows, self._adapters, revision=revision, taken_at=self._clock.time()
+            rows,
+            self._adapters,
+            revision=revision,
+            taken_at=self._clock.time(),
+            seal_key=self._seal_key,
         )
 
     async def _publish(self, compiled: Compiled) -> int:

@@ -9,7 +9,7 @@ unless the name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +29,9 @@ class Hold(Protocol):
 
     def settle(self, total_tokens: int) -> None:
         """The exchange used so many tokens: correct the reservation, free the concurrency slot."""
+
+    def keep(self) -> None:
+        """What was reserved is taken for used: the work goes on where nobody will count it."""
 
     def release(self, *, keep_request: bool) -> None:
         """No tokens were used. `keep_request` leaves the request counted (Azure answered)."""
@@ -58,7 +61,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 
 class Usage(NamedTuple):
-    """Tokens of one exchange. `estimated` marks figures of our own making.
+    """Tokens of one exchange. `estimated` marks figures of our own making. `audio_seconds` is what
+    was transcribed, where that is measured by time and not in tokens.
 
     A tuple, since one is made for every exchange and a frozen dataclass takes five times as long.
     """
@@ -69,25 +73,65 @@ class Usage(NamedTuple):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    audio_seconds: float = 0.0
+
+
+class BodySource(Protocol):
+    """A request body that goes upstream as it arrives."""
+
+    content_type: str
+    """What the upstream is told of it; "" for nothing."""
+    length: int | None
+    """In bytes, as it will be sent; None when that is not known."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be opened once more."""
+
+    def open(self, deployment_name: str) -> AsyncIterator[bytes]:
+        """The bytes for a deployment, whose name takes the place of the alias. Raises BadRequest
+        and BodyTooLarge where the body shows to be so, CallerDeparted."""
+
+    def close(self) -> None:
+        """Nothing of it is needed any more. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a request asks of an existing object beside its body: the method, the object (an id, or
+    the rest of the path from its slash), and the query as the caller spelt it."""
+
+    method: str
+    resource: str
+    query: str = ""
 
 
 @dataclass(slots=True)
 class Payload:
-    """A checked JSON request body. `document` goes upstream after rewriting; it is never logged.
+    """A request body: a checked JSON document, or a source of bytes. Never logged.
 
-    `raw` is what the document was read from, for who can edit it without a rebuild; b"" for a
-    document that was made otherwise. Only `let_go` changes anything."""
+    `document` goes upstream after rewriting; `raw` is what it was read from, for who can edit it
+    without a rebuild; b"" for a document that was made otherwise. With a `source` the document
+    holds what is known of the body by now: the small fields of a form. `errand` is set when the
+    request is about existing objects."""
 
     document: dict[str, Any] = field(repr=False)
     requested: str
     stream: bool = False
     include_usage: bool = False
     raw: bytes = field(repr=False, default=b"")
+    source: BodySource | None = field(repr=False, default=None)
+    errand: Errand | None = field(repr=False, default=None)
 
     def let_go(self) -> None:
         """No call will be built from it any more: a body can be large, and its answer long."""
         self.document = {}
         self.raw = b""
+
+    def close(self) -> None:
+        """The exchange has ended."""
+        if self.source is not None:
+            self.source.close()
 
 
 @dataclass(slots=True)
@@ -107,7 +151,11 @@ class Timings:
 
 @dataclass(slots=True)
 class Exchange:
-    """State of one exchange. Stages fill it in order; settlement reads it once."""
+    """State of one exchange. Stages fill it in order; settlement reads it once.
+
+    `seal` makes of an upstream's response id the one that this caller gets to see. `unfinished`:
+    the upstream goes on working behind its answer (a background response).
+    """
 
     request: InboundRequest
     snapshot: Snapshot
@@ -117,6 +165,7 @@ class Exchange:
     payload: Payload | None = None
     alias: Alias | None = None
     deployment: Deployment | None = None
+    seal: Callable[[str], str] | None = field(repr=False, default=None)
     hold: Hold | None = None
     prompt_estimate_tokens: int = 0
     usage: Usage | None = None
@@ -124,6 +173,7 @@ class Exchange:
     upstream_request_id: str | None = None
     upstream_status: int | None = None
     finish_reason: str | None = None
+    unfinished: bool = False
     attempts: int = 0
     status: int = 0
     error: GatewayError | None = None
@@ -177,4 +227,5 @@ def merge_usage(known: Usage | None, seen: Usage) -> Usage:
         total_tokens=max(known.total_tokens, seen.total_tokens),
         cached_tokens=max(known.cached_tokens, seen.cached_tokens),
         reasoning_tokens=max(known.reasoning_tokens, seen.reasoning_tokens),
+        audio_seconds=max(known.audio_seconds, seen.audio_seconds),
     )

@@ -53,8 +53,10 @@ class Reply(Protocol):
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole answer at once, any content type."""
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head of an answer whose length is not known."""
+    async def start(
+        self, status: int, headers: Mapping[str, str], *, length: int | None = None
+    ) -> None:
+        """The head of an answer that follows in pieces, of `length` bytes if that is known."""
 
     async def write(self, data: bytes) -> None:
         """More of a started answer; returns when it has been handed to the socket."""
@@ -122,12 +124,13 @@ class UpstreamTarget:
 @dataclass(frozen=True, slots=True)
 class UpstreamCall:
     """One HTTP request to a target. `headers` are this call's own, beside the target's; `body` is
-    bytes, or a source that can be sent only once."""
+    bytes, or a source that can be sent only once, of `body_length` bytes when that is known."""
 
     target: UpstreamTarget
     headers: Sequence[tuple[str, str]] = field(repr=False, default=())
     body: bytes | AsyncIterator[bytes] = field(repr=False, default=b"")
     deadlines: Deadlines = Deadlines()
+    body_length: int | None = None
 
 
 class UpstreamAnswer(Protocol):
@@ -231,9 +234,16 @@ class Adapter(Protocol):
         """Whether this answer says that the Entra token itself is bad (not the role)."""
 
     def explain(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        deployment: Deployment,
+        of_object: bool = False,
     ) -> UpstreamRejected:
-        """The error that a caller gets for this answer (decisions §4); it names no deployment."""
+        """The error that a caller gets for this answer (decisions §4); it names no deployment.
+        `of_object`: the request was about an object of the caller's."""
 
 
 # ── 7, 8 · usage, metrics, log ──────────────────────────────────────────────────────────────────

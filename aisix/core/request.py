@@ -27,13 +27,15 @@ class RequestBody(Protocol):
         """The whole body. Raises BodyTooLarge above `limit` bytes (0 = none)."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, with backpressure to the caller."""
+        """The body as it arrives, with backpressure to the caller. It may be left half read, and
+        then read on: no generator, which would have to be closed."""
 
 
 @dataclass(slots=True)
 class InboundRequest:
     """A parsed request head and its body source. `path_name` is the alias found in the path, if
-    any.
+    any, `resource` the response id or the rest of the path below a row's own, `query` the undecoded
+    text behind the question mark.
 
     `refusal` is set when the request cannot be served at all (no such route, too large): the
     pipeline raises it, so that it is logged and counted like everything else.
@@ -47,4 +49,6 @@ class InboundRequest:
     body: RequestBody
     client_address: str = ""
     path_name: str | None = None
+    resource: str = ""
+    query: str = ""
     refusal: GatewayError | None = None

@@ -105,7 +105,10 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A caller key; only its SHA-256 is known. `expires_at` is UTC epoch seconds."""
+    """A caller key; only its SHA-256 is known. `expires_at` is UTC epoch seconds.
+
+    `allowed_resources` names the families of shared objects (files, …) that it may reach.
+    """
 
     id: str
     key_hash: str = field(repr=False)
@@ -114,6 +117,7 @@ class ApiKey:
     limits: LimitPolicy = LimitPolicy()
     expires_at: float | None = None
     disabled: bool = False
+    allowed_resources: tuple[str, ...] = ()
 
     def allows(self, name: str) -> bool:
         """Whether this key may ask for `name`; an empty list allows nothing."""

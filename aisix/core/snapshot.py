@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from aisix.core.patterns import capture
-from aisix.core.resources import Alias, ApiKey
+from aisix.core.resources import Alias, ApiKey, Deployment
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All resources at one revision. `taken_at` is UTC epoch seconds."""
+    """All resources at one revision. `taken_at` is UTC epoch seconds.
+
+    `homes` has a deployment without a name for each provider key: where responses live that an
+    alias made before it was pointed elsewhere. `seal_key` seals their ids; it is the same in every
+    process that shares the store.
+    """
 
     revision: int = 0
     taken_at: float = 0.0
@@ -25,10 +30,24 @@ class Snapshot:
     )
     aliases: Mapping[str, Alias] = field(default_factory=lambda: MappingProxyType({}))
     wildcards: tuple[Alias, ...] = ()
+    aliases_by_id: Mapping[str, Alias] = field(
+        repr=False, default_factory=lambda: MappingProxyType({})
+    )
+    homes: Mapping[str, Deployment] = field(
+        repr=False, default_factory=lambda: MappingProxyType({})
+    )
+    seal_key: bytes = field(repr=False, default=b"")
 
     @classmethod
     def build(
-        cls, *, revision: int, taken_at: float, keys: Iterable[ApiKey], aliases: Iterable[Alias]
+        cls,
+        *,
+        revision: int,
+        taken_at: float,
+        keys: Iterable[ApiKey],
+        aliases: Iterable[Alias],
+        homes: Iterable[Deployment] = (),
+        seal_key: bytes = b"",
     ) -> Snapshot:
         """Index the resources; wildcards are ordered so that the longest literal text wins."""
         exact: dict[str, Alias] = {}
@@ -45,6 +64,9 @@ class Snapshot:
             keys_by_hash=MappingProxyType({key.key_hash: key for key in keys}),
             aliases=MappingProxyType(exact),
             wildcards=tuple(wild),
+            aliases_by_id=MappingProxyType({alias.id: alias for alias in (*exact.values(), *wild)}),
+            homes=MappingProxyType({home.provider_key_id: home for home in homes}),
+            seal_key=seal_key,
         )
 
     def every_alias(self) -> tuple[Alias, ...]:

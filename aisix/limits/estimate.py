@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aisix.core.endpoints import EndpointSpec, UsageForm
+from aisix.core.endpoints import BodyForm, EndpointSpec, UsageForm
 
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 4
@@ -37,7 +37,7 @@ CHOICE_FIELDS = ("n", "best_of")
 PROMPT_TYPES = (str, list)
 """What a prompt in a list of several is: a text, or an array of tokens."""
 
-NO_OUTPUT = (UsageForm.EMBEDDING, UsageForm.NONE)
+NO_OUTPUT = (UsageForm.EMBEDDING, UsageForm.SPEECH, UsageForm.NONE)
 
 
 def estimate_text_tokens(byte_count: int) -> int:
@@ -46,20 +46,25 @@ def estimate_text_tokens(byte_count: int) -> int:
 
 
 def prompt_tokens(document: Mapping[str, Any], spec: EndpointSpec) -> int:
-    """Tokens of the prompt in `document`."""
+    """Tokens of the prompt in `document`. A form has one file at least, which is still to come."""
     if spec.prompt_field is None:
         return 0
+    tokens = MEDIA_TOKENS if spec.body is BodyForm.FORM else 0
     prompt = document.get(spec.prompt_field)
     if isinstance(prompt, str):
-        return estimate_text_tokens(_utf8_bytes(prompt))
-    if isinstance(prompt, list):
-        return _list_tokens(prompt)
-    return 0
+        tokens += estimate_text_tokens(_utf8_bytes(prompt))
+    elif isinstance(prompt, list):
+        tokens += _list_tokens(prompt)
+    if spec.usage is UsageForm.RESPONSE:
+        instructions = document.get("instructions")
+        if isinstance(instructions, str):
+            tokens += estimate_text_tokens(_utf8_bytes(instructions))
+    return tokens
 
 
 def output_tokens(document: Mapping[str, Any], spec: EndpointSpec, assumed: int) -> int:
     """The most tokens that the answer can have, `assumed` for each choice without a limit."""
-    if spec.usage in NO_OUTPUT:
+    if spec.usage in NO_OUTPUT or not spec.counts:
         return 0
     stated = -1
     for field in OUTPUT_FIELDS:

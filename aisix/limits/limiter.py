@@ -51,6 +51,9 @@ class _NoHold:
     def settle(self, total_tokens: int) -> None:
         """Nothing was reserved."""
 
+    def keep(self) -> None:
+        """Nothing was reserved."""
+
     def release(self, *, keep_request: bool) -> None:
         """Nothing was reserved."""
 
@@ -88,16 +91,21 @@ class _StoreHold:
     def settle(self, total_tokens: int) -> None:
         self._end(total_tokens if total_tokens > 0 else 0, keep_request=True)
 
+    def keep(self) -> None:
+        self._end(None, keep_request=True)
+
     def release(self, *, keep_request: bool) -> None:
         self._end(0, keep_request=keep_request)
 
-    def _end(self, total_tokens: int, *, keep_request: bool) -> None:
+    def _end(self, total_tokens: int | None, *, keep_request: bool) -> None:
         if self._ended:
             return
         self._ended = True
         corrections = []
         for index, rule in enumerate(self._rules):
             if rule.counts_tokens:
+                if total_tokens is None:
+                    continue
                 used = total_tokens
             elif keep_request:
                 continue

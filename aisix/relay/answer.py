@@ -8,6 +8,7 @@ bytes of each, even in an answer of 100 KB: its time is spent on the text, at me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ujson
@@ -18,9 +19,12 @@ from aisix.relay.document import (
     DETAIL_CHARS,
     Observe,
     in_band_error,
+    is_rate_limit,
+    rate_limited,
     rename,
     render,
     render_renamed,
+    seal_ids,
     strip,
 )
 
@@ -32,8 +36,9 @@ def rewrite_answer(
     alias_name: str,
     keep_extensions: bool,
     observe: Observe,
+    seal: Callable[[str], str] | None = None,
 ) -> bytes:
-    """A whole JSON answer as the caller gets it.
+    """A whole JSON answer as the caller gets it; `seal` makes callers' ids of response ids.
 
     Raises UpstreamBroken: decode when it is no JSON object though the endpoint answers with one,
     in_band when it is an error in the guise of a success.
@@ -54,16 +59,28 @@ def rewrite_answer(
             kind="decode",
             detail=f"{len(body)} bytes, JSON but no object",
         )
-    if spec.usage is not UsageForm.NONE and "choices" not in document and "data" not in document:
-        failure = in_band_error(document, None)
-        if failure is not None:
-            raise failure
+    failure = _failure(document, spec)
+    if failure is not None:
+        raise failure
     observe(document)
     edited = not keep_extensions and _strip_all(document)
+    if seal is not None:
+        edited |= seal_ids(document, seal)
     renamed = rename(document, alias_name)
     if edited:
         return render(document, body)
     return render_renamed(document, body) if renamed else body
+
+
+def _failure(document: dict[str, Any], spec: EndpointSpec) -> UpstreamBroken | None:
+    """The error that a success is in truth. A failed response is none: its error is its content,
+    but for a rate limit, which Azure reports so."""
+    if spec.usage is UsageForm.RESPONSE and "status" in document:
+        error = document.get("error")
+        return rate_limited(error) if isinstance(error, dict) and is_rate_limit(error) else None
+    if spec.usage is UsageForm.NONE or "choices" in document or "data" in document:
+        return None
+    return in_band_error(document, None)
 
 
 def _strip_all(document: dict[str, Any]) -> bool:

@@ -35,6 +35,9 @@ _SPLICE_BYTES = 1024
 _MODEL = b'"model"'
 _MODEL_VALUE = re.compile(rb'[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL)
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
+_RATE_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
+_RESPONSE_IDS = ("id", "previous_response_id", "response_id")
+_RESPONSE_PREFIX = "resp_"
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
@@ -100,6 +103,34 @@ def splice_model(source: bytes, name: str) -> bytes | None:
     return b"".join((source[: found.start(1)], value, source[found.end(1) :]))
 
 
+def seal_ids(holder: dict[str, Any], seal: Callable[[str], str]) -> bool:
+    """Write the callers' form of response ids over the upstream's; whether there were any."""
+    edited = False
+    for name in _RESPONSE_IDS:
+        id = holder.get(name)
+        if isinstance(id, str) and id.startswith(_RESPONSE_PREFIX):
+            holder[name] = seal(id)
+            edited = True
+    return edited
+
+
+def is_rate_limit(error: dict[str, Any]) -> bool:
+    """Whether an error object inside a success reports a rate limit."""
+    return error.get("code") in _RATE_CODES or error.get("type") in _RATE_CODES
+
+
+def rate_limited(error: dict[str, Any]) -> UpstreamBroken:
+    """The error for a rate limit that came inside a success."""
+    failure = UpstreamBroken(
+        "upstream rate limited",
+        kind="in_band",
+        code="rate_limit_exceeded",
+        detail=f"rate limit inside a success: {error.get('message')!r}"[:DETAIL_CHARS],
+    )
+    failure.status = 429
+    return failure
+
+
 def in_band_error(document: dict[str, Any], event_name: str | None) -> UpstreamBroken | None:
     """The error that a document of a 200 answer reports, with our wording and its status."""
     error = document.get("error")
@@ -123,8 +154,8 @@ def in_band_error(document: dict[str, Any], event_name: str | None) -> UpstreamB
     for hint in (code, error.get("status"), error.get("statusCode"), document.get("status")):
         if (status := _error_status(hint)) is not None:
             failure.status = status
-            break
-    return failure
+            return failure
+    return rate_limited(error) if is_rate_limit(error) else failure
 
 
 def _error_status(hint: Any) -> int | None:

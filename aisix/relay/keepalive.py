@@ -18,8 +18,9 @@ from aisix.core.ports import Clock, Reply
 
 HEARTBEAT = b":\n\n"
 
-_HELD_BYTES = 4096
-"""Comments held back before the first data event; more of them commit the stream."""
+HELD_BYTES = 128 * 1024
+"""What is held back before the first event worth a head; more of it commits the stream. The first
+events of a response repeat its instructions and tools."""
 
 
 def commit(exchange: Exchange, status: int) -> None:
@@ -92,7 +93,7 @@ class StreamReply:
             await self._join_beat()
         if not self.committed and not worth_a_head:
             self._held += data
-            if len(self._held) <= _HELD_BYTES:
+            if len(self._held) <= HELD_BYTES:
                 return
             data = b""
         elif self.committed and not data:

@@ -15,14 +15,17 @@ from typing import Any
 
 import ujson
 
-from aisix.core.endpoints import UsageForm
+from aisix.core.endpoints import BodyForm, UsageForm
 from aisix.core.exchange import Exchange
 from aisix.core.ports import Clock, Meter, Reply, UpstreamAnswer
+from aisix.core.retry_hint import retry_hint_s
 from aisix.errors import UpstreamBroken
 from aisix.relay.answer import rewrite_answer
-from aisix.relay.editor import StreamEditor
+from aisix.relay.document import parse_object
+from aisix.relay.editor import Rewriter, StreamEditor
 from aisix.relay.keepalive import StreamReply, commit
 from aisix.relay.rewrite import StreamRewriter
+from aisix.relay.typed import DIALECTS, TypedRewriter
 
 STREAM_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -34,6 +37,21 @@ EXTENSIONS_HEADER = "x-aisix-azure-extensions"
 
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
 """Largest answer that is held whole: twice what 2,048 embeddings of 3,072 numbers take as text."""
+
+_JSON_ONLY = frozenset(
+    {
+        UsageForm.CHAT,
+        UsageForm.COMPLETION,
+        UsageForm.EMBEDDING,
+        UsageForm.RESPONSE,
+        UsageForm.IMAGE,
+    }
+)
+"""These answer in JSON, whatever a front door calls it."""
+
+_PIECE_HEADERS = ("Content-Type", "Content-Encoding")
+_READ_BYTES = 1024 * 1024
+"""Of a passing document no more than this is read for its usage."""
 
 _LET_END_S = 0.1
 """How long, after the end mark, the upstream's own end is awaited: it saves the connection."""
@@ -61,9 +79,10 @@ class Relay:
         CallerDeparted.
         """
         exchange.timings.upstream_first_byte = answer.first_byte_at
+        spec = exchange.request.spec
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            if exchange.streaming and media_type == "text/event-stream":
+            if media_type == "text/event-stream" and _asks_for_stream(exchange):
                 out = StreamReply(
                     exchange,
                     reply,
@@ -73,26 +92,20 @@ class Relay:
                 )
                 del headers  # the stream may be long, and silent
                 await self._relay_stream(exchange, answer, out, meter=meter)
-            elif _is_json(media_type) or exchange.request.spec.usage is not UsageForm.NONE:
-                # Endpoints with a usage block answer in JSON, whatever a front door calls it.
-                await self._relay_document(exchange, answer, reply, headers=headers, meter=meter)
+            elif spec.body is BodyForm.STREAM or not (
+                _is_json(media_type) or spec.usage in _JSON_ONLY
+            ):
+                await self._relay_pieces(exchange, answer, reply, headers=headers, meter=meter)
             else:
-                await self._relay_pieces(exchange, answer, reply, headers=headers)
+                await self._relay_document(exchange, answer, reply, headers=headers, meter=meter)
         finally:
             exchange.timings.upstream_last_byte = answer.last_byte_at
 
     async def _relay_stream(
         self, exchange: Exchange, answer: UpstreamAnswer, out: StreamReply, *, meter: Meter
     ) -> None:
-        payload = exchange.payload
         timings = exchange.timings
-        rewriter = StreamRewriter(
-            exchange.request.spec,
-            alias_name=_asked_name(exchange),
-            include_usage=payload is not None and payload.include_usage,
-            keep_extensions=_keeps_extensions(exchange),
-            observe=meter.observe,
-        )
+        rewriter = _rewriter(exchange, meter)
         editor = StreamEditor(rewriter, meter.observe_text)
         ended = False
         piece = b""
@@ -110,7 +123,7 @@ class Relay:
                 if rewriter.first_content_seen and not timings.first_token:
                     timings.first_token = self._clock.monotonic()
                 if failure is not None and not out.committed:
-                    raise failure
+                    raise self._with_hint(failure, answer)
                 await out.write(data, worth_a_head=rewriter.delivered > 0 or ended)
                 if failure is not None:
                     raise failure
@@ -134,13 +147,17 @@ class Relay:
                 kind="decode",
                 detail=f"answer larger than {MAX_DOCUMENT_BYTES} bytes",
             )
-        body = rewrite_answer(
-            raw,
-            exchange.request.spec,
-            alias_name=_asked_name(exchange),
-            keep_extensions=_keeps_extensions(exchange),
-            observe=meter.observe,
-        )
+        try:
+            body = rewrite_answer(
+                raw,
+                exchange.request.spec,
+                alias_name=_asked_name(exchange),
+                keep_extensions=_keeps_extensions(exchange),
+                observe=meter.observe,
+                seal=exchange.seal,
+            )
+        except UpstreamBroken as failure:
+            raise self._with_hint(failure, answer) from failure.__cause__
         del raw  # the caller may take its time
         commit(exchange, answer.status)
         await reply.send(answer.status, {**headers, "Content-Type": "application/json"}, body)
@@ -153,19 +170,70 @@ class Relay:
         reply: Reply,
         *,
         headers: Mapping[str, str],
+        meter: Meter,
     ) -> None:
-        """Anything else passes as it comes."""
+        """Anything else passes as it comes; of a JSON document the usage is read on the way."""
         piece = await answer.read()
+        media_type = answer.headers.get("content-type", "")
+        named = {name: answer.headers.get(name.lower(), "") for name in _PIECE_HEADERS}
+        headers = {**headers, **{name: value for name, value in named.items() if value}}
         commit(exchange, answer.status)
-        await reply.start(
-            answer.status, {**headers, "Content-Type": answer.headers["content-type"]}
-        )
+        await reply.start(answer.status, headers, length=_length(answer))
+        seen: bytearray | None = bytearray() if _is_json(media_type.partition(";")[0]) else None
         while piece:
             await reply.write(piece)
             if not exchange.timings.first_out:
                 exchange.timings.first_out = self._clock.monotonic()
+            if seen is not None:
+                seen += piece
+                if len(seen) > _READ_BYTES:
+                    seen = None
             piece = await answer.read()
+        document = parse_object(bytes(seen)) if seen else None
+        if document is not None and exchange.request.method == "POST":
+            meter.observe(document)
         await reply.finish()
+
+    def _with_hint(self, failure: UpstreamBroken, answer: UpstreamAnswer) -> UpstreamBroken:
+        """A rate limit inside a success with what the head of that success said of waiting."""
+        if failure.status == 429:
+            hint = retry_hint_s(answer.headers, failure.detail or "", self._clock.time())
+            failure.retry_after_s = hint
+        return failure
+
+
+def _rewriter(exchange: Exchange, meter: Meter) -> Rewriter:
+    payload, spec = exchange.payload, exchange.request.spec
+    dialect = DIALECTS.get(spec.usage)
+    if dialect is not None:
+        return TypedRewriter(
+            dialect,
+            alias_name=_asked_name(exchange),
+            keep_extensions=_keeps_extensions(exchange),
+            observe=meter.observe,
+            seal=exchange.seal,
+        )
+    return StreamRewriter(
+        spec,
+        alias_name=_asked_name(exchange),
+        include_usage=payload is not None and payload.include_usage,
+        keep_extensions=_keeps_extensions(exchange),
+        observe=meter.observe,
+    )
+
+
+def _asks_for_stream(exchange: Exchange) -> bool:
+    """Whether the caller wants events. Of a form that may be known by now only, and of speech by
+    its answer."""
+    payload, spec = exchange.payload, exchange.request.spec
+    if payload is not None and spec.may_stream and spec.flows and spec.usage is not UsageForm.NONE:
+        payload.stream = True
+    return exchange.streaming
+
+
+def _length(answer: UpstreamAnswer) -> int | None:
+    text = answer.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def error_event(envelope: Mapping[str, Any]) -> bytes:

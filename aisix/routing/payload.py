@@ -29,13 +29,18 @@ _LARGE_BYTES = 256 * 1024
 _BEFORE_VALUE = b"[:,- \t\r\n"
 
 
-def check_headers(headers: HeaderView) -> None:
-    """Refuse what cannot be JSON before reading it. Raises BadRequest, UnsupportedEncoding."""
+def check_encoding(headers: HeaderView) -> None:
+    """Refuse a compressed body. Raises UnsupportedEncoding."""
     encoding: str | None = headers.get("content-encoding")
     if encoding and encoding.strip().lower() != "identity":
         raise UnsupportedEncoding(
             "Content-Encoding is not supported: send the request body uncompressed"
         )
+
+
+def check_headers(headers: HeaderView) -> None:
+    """Refuse what cannot be JSON before reading it. Raises BadRequest, UnsupportedEncoding."""
+    check_encoding(headers)
     content_type: str | None = headers.get("content-type")
     if content_type is None or content_type == _JSON:
         return

@@ -59,6 +59,8 @@ def health_reason(error: GatewayError) -> str | None:
     if isinstance(error, CredentialRefused):
         return "upstream_auth_failure"
     if isinstance(error, UpstreamBroken):
+        if error.status == 429:
+            return None
         return "upstream_decode_error" if error.kind == "decode" else "upstream_stream_error"
     if isinstance(error, UpstreamRejected):
         if error.upstream_status >= 500:

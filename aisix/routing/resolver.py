@@ -10,7 +10,10 @@ from dataclasses import replace
 
 from aisix.core.resources import Alias, ApiKey, Deployment
 from aisix.core.snapshot import Snapshot
-from aisix.errors import Forbidden, UnknownAlias
+from aisix.errors import BadRequest, Forbidden, UnknownAlias
+
+ALIAS_HEADER = "x-aisix-model"
+"""Request header: the alias whose resource is meant, where neither path nor body says it."""
 
 _SHOWN_CHARACTERS = 256
 
@@ -32,3 +35,18 @@ def resolve(snapshot: Snapshot, caller: ApiKey, requested: str) -> tuple[Alias, 
     if "*" in alias.name and "*" in deployment.name:
         deployment = replace(deployment, name=deployment.name.replace("*", captured))
     return alias, deployment
+
+
+def meant(snapshot: Snapshot, caller: ApiKey, named: str | None) -> str:
+    """The alias that a request means which need not name one: the named one, or the only one that
+    `caller` may use. Raises BadRequest."""
+    if named:
+        return named
+    usable = [name for name in snapshot.aliases if caller.allows(name)]
+    if len(usable) == 1:
+        return usable[0]
+    raise BadRequest(
+        f"which resource is meant is not clear: name one of your models in the header "
+        f"{ALIAS_HEADER}",
+        param=ALIAS_HEADER,
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import re
 from dataclasses import dataclass, field
@@ -40,7 +41,12 @@ class Cipher:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"the key must have {KEY_BYTES} bytes")
+        self._key = key
         self._aead = AESGCM(key)
+
+    def derive(self, purpose: str) -> bytes:
+        """A key for another purpose, the same wherever this one is."""
+        return hmac.digest(self._key, purpose.encode(), "sha256")
 
     def seal(self, text: str, *, kind: str, id: str) -> bytes:
         """`text`, unreadable without the key, for this row only."""

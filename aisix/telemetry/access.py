@@ -173,7 +173,7 @@ def _ended_key(exchange: Exchange) -> tuple[object, ...]:
     )
 
 
-def _usage(exchange: Exchange) -> dict[str, Any]:
+def _usage(exchange: Exchange) -> dict[str, int | float | bool | None]:
     usage = exchange.usage
     if usage is None:
         return {}
@@ -183,6 +183,7 @@ def _usage(exchange: Exchange) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "cached_tokens": usage.cached_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
+        "audio_seconds": usage.audio_seconds or None,
         "usage_estimated": usage.estimated,
     }
 
@@ -289,7 +290,7 @@ def _figures_text(exchange: Exchange) -> str:
     """Usage and durations, and the end of the object: there always is a latency."""
     usage = exchange.usage
     latency, ttft, overhead, upstream = figures.durations(exchange)
-    if usage is None or overhead is None or upstream is None:
+    if usage is None or usage.audio_seconds or overhead is None or upstream is None:
         known = {**_usage(exchange), **_durations(exchange)}
         known = {name: value for name, value in known.items() if value is not None}
         return logs.render_json(known)[1:] + "\n"

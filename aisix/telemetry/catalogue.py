@@ -168,6 +168,11 @@ CATALOGUE: tuple[MetricRow, ...] = (
         "aisix_llm_total_tokens_total", (*_EXCHANGE, API_KEY_LABEL), "All tokens, by caller key."
     ),
     _counter(
+        "aisix_llm_audio_seconds_total",
+        ("endpoint", "provider", "model"),
+        "Seconds of audio transcribed by models that are measured by time and not in tokens.",
+    ),
+    _counter(
         "aisix_usage_estimated_total",
         ("endpoint", "provider", "model"),
         "Exchanges whose token counts are our estimate because Azure reported none.",

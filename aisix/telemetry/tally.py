@@ -66,6 +66,9 @@ class Tally:
             completion[0] += usage.completion_tokens
             total[0] += usage.total_tokens
             consumed[0] += usage.total_tokens
+            if usage.audio_seconds:
+                seconds = self._families["aisix_llm_audio_seconds_total"].child(line.dimensions)
+                seconds[0] += usage.audio_seconds
             if usage.estimated:
                 self._families["aisix_usage_estimated_total"].child(line.dimensions)[0] += 1.0
 

@@ -114,7 +114,7 @@ class Handle:
             self.reusable = method == "POST"
             set_body(self._set, method, call.body)
         elif read is not None:
-            set_upload(self._set, method, read)
+            set_upload(self._set, method, read, call.body_length)
 
     def unload(self) -> None:
         """Let go of the last call's body and answer."""

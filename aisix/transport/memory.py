@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -99,14 +99,21 @@ class MemoryTransport:
         try:
             await answer.connected()
             if not isinstance(call.body, bytes):
-                async for piece in call.body:
-                    self.bodies[position] += piece
+                await self._take(call.body, position)
             await answer.answered()
             yield answer
         finally:
             self.closed += 1
             self.closed_early += answer.unfinished
             self._changed.set()
+
+    async def _take(self, source: AsyncIterator[bytes], position: int) -> None:
+        try:
+            async for piece in source:
+                self.bodies[position] += piece
+        finally:
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
 
     async def close(self) -> None:
         """End all transfers: whatever waits raises. Idempotent."""

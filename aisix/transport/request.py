@@ -155,10 +155,12 @@ def set_body(setopt: SetOption, method: str, body: bytes) -> None:
         setopt(pycurl.CUSTOMREQUEST, method)
 
 
-def set_upload(setopt: SetOption, method: str, read: Callable[[int], bytes | int]) -> None:
-    """Set a body that libcurl pulls by `read`; its length is not known, so it is chunked."""
+def set_upload(
+    setopt: SetOption, method: str, read: Callable[[int], bytes | int], length: int | None
+) -> None:
+    """Set a body that libcurl pulls by `read`; without a `length` it is chunked."""
     setopt(pycurl.POST, 1)
-    setopt(pycurl.POSTFIELDSIZE_LARGE, -1)
+    setopt(pycurl.POSTFIELDSIZE_LARGE, -1 if length is None else length)
     setopt(pycurl.READFUNCTION, read)
     setopt(pycurl.CUSTOMREQUEST, method)
 

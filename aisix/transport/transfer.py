@@ -155,7 +155,10 @@ class Transfer:
             return NEVER
         deadlines = self._call.deadlines
         if not self.status:
-            phase, since, seconds = "first_byte", self._started_at, deadlines.first_byte_s
+            # an upload is waited for as long as it moves: the upstream answers behind it
+            sent_at = self._upload.moved_at if self._upload is not None else 0.0
+            since = max(self._started_at, sent_at)
+            phase, seconds = "first_byte", deadlines.first_byte_s
         else:
             phase, since, seconds = "idle", self._progress_at, deadlines.idle_s
         at = since + seconds if seconds and not self._body.held else NEVER
@@ -207,7 +210,9 @@ class Transfer:
     def _begin(self) -> None:
         call, engine = self._call, self._engine
         if not isinstance(call.body, bytes):
-            self._upload = Upload(call.body, resume=self._resume, fail=self.end)
+            self._upload = Upload(
+                call.body, resume=self._resume, fail=self.end, now=self._engine.now
+            )
         handle = self._handle = engine.pool.take(call.target)
         try:
             handle.load(call, self._upload.read if self._upload is not None else None)

@@ -23,7 +23,11 @@ class Upload:
         *,
         resume: Callable[[], None],
         fail: Callable[[Exception], None],
+        now: Callable[[], float],
     ) -> None:
+        self.moved_at = 0.0
+        """Monotonic second at which libcurl last took some of it."""
+        self._now = now
         self._source = source
         self._resume = resume
         self._fail = fail
@@ -43,6 +47,7 @@ class Upload:
         if self._piece:
             data = bytes(self._piece[:size])
             self._piece = self._piece[size:]
+            self.moved_at = self._now()
             if not self._piece:
                 self._taken.set()
             return data

@@ -12,10 +12,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from urllib.parse import parse_qsl, quote, urlencode
 
 from aisix import __version__
-from aisix.core.endpoints import EndpointSpec
-from aisix.core.exchange import Payload
+from aisix.core.endpoints import OPTED_USAGE, BodyForm, EndpointSpec
+from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientSecret, Credential, Deployment, ResourceKey
 from aisix.errors import (
@@ -54,6 +55,7 @@ _OWN_HEADERS = frozenset(
 )
 """Never taken from `forward`, whatever an operator allows: they are ours, or the connection's."""
 
+_ADDRESSING = frozenset({"api-version", "deployment", "model"})
 _REMEMBERED_TARGETS = 1024
 
 
@@ -100,12 +102,45 @@ class AzureOpenAI:
         be written as JSON.
         """
         streaming = payload.stream and spec.may_stream
-        target = self._target(spec, deployment, token=token, streaming=streaming)
-        body = render_body(
-            payload, deployment.name, streaming=streaming, inject=inject_stream_options
-        )
-        return UpstreamCall(
-            target, [pair for pair in forward if _may_forward(*pair)], body, deadlines
+        headers = [pair for pair in forward if _may_forward(*pair)]
+        if payload.errand is not None:
+            target = self._errand_target(
+                spec, deployment, payload.errand, token=token, streaming=streaming
+            )
+        else:
+            target = self._target(spec, deployment, token=token, streaming=streaming)
+        if spec.body is BodyForm.JSON:
+            opted = streaming and spec.usage in OPTED_USAGE
+            body = render_body(
+                payload, deployment.name, streaming=opted, inject=inject_stream_options
+            )
+            return UpstreamCall(target, headers, body, deadlines)
+        source = payload.source
+        if source is None:
+            return UpstreamCall(target, headers, b"", deadlines)
+        if source.content_type:
+            headers.append(("Content-Type", source.content_type))
+        return UpstreamCall(target, headers, source.open(deployment.name), deadlines, source.length)
+
+    def _errand_target(
+        self,
+        spec: EndpointSpec,
+        deployment: Deployment,
+        errand: Errand,
+        *,
+        token: str | None,
+        streaming: bool,
+    ) -> UpstreamTarget:
+        """Where and as whom to call about one object: hardly ever the same again, so not kept."""
+        url = _url(spec, deployment, _object_path(spec, errand.resource))
+        query = passed_query(errand.query)
+        if query:
+            url = f"{url}{'&' if '?' in url else '?'}{query}"
+        return UpstreamTarget(
+            method=errand.method,
+            url=url,
+            headers=_headers(spec, deployment.credential, token, streaming=streaming),
+            streaming=streaming or spec.flows,
         )
 
     def _target(
@@ -129,15 +164,9 @@ class AzureOpenAI:
             return target
         target = self._targets[key] = UpstreamTarget(
             method=spec.method,
-            url=_url(spec, deployment),
-            headers=(
-                (scheme, secret),
-                ("Content-Type", "application/json"),
-                ("Accept", "text/event-stream" if streaming else "application/json"),
-                ("Accept-Encoding", "identity"),
-                ("User-Agent", f"aisix/{__version__}"),
-            ),
-            streaming=streaming,
+            url=_url(spec, deployment, spec.path),
+            headers=_headers(spec, deployment.credential, token, streaming=streaming),
+            streaming=streaming or spec.flows,
         )
         if len(self._targets) > _REMEMBERED_TARGETS:
             self._targets.popitem(last=False)
@@ -158,24 +187,60 @@ class AzureOpenAI:
         body: bytes,
         *,
         deployment: Deployment | None = None,
+        of_object: bool = False,
     ) -> UpstreamRejected:
         """The error that a caller gets. With `deployment` its own host and name are scrubbed too,
         not only what looks like one.
         """
-        return refusals.explain(status, headers, body, now=self._now(), deployment=deployment)
+        return refusals.explain(
+            status,
+            headers,
+            body,
+            now=self._now(),
+            deployment=deployment,
+            of_object=of_object,
+        )
 
 
-def _url(spec: EndpointSpec, deployment: Deployment) -> str:
+def passed_query(query: str) -> str:
+    """A caller's query as the upstream gets it: all but what addresses an upstream."""
+    pairs = parse_qsl(query, keep_blank_values=True, errors="replace")
+    return urlencode([pair for pair in pairs if pair[0].lower() not in _ADDRESSING])
+
+
+def _object_path(spec: EndpointSpec, resource: str) -> str:
+    """The path of a row about `resource`, whose characters the router has checked."""
+    if spec.subtree:
+        return spec.path + quote(resource, safe="/:@=+,~")
+    return spec.path.replace("{response_id}", quote(resource, safe=""))
+
+
+def _headers(
+    spec: EndpointSpec, credential: Credential | None, token: str | None, *, streaming: bool
+) -> tuple[tuple[str, str], ...]:
+    accept = "text/event-stream" if streaming else "*/*" if spec.flows else "application/json"
+    own = [_authentication(credential, token)]
+    if spec.body is BodyForm.JSON:
+        own.append(("Content-Type", "application/json"))
+    return (
+        *own,
+        ("Accept", accept),
+        ("Accept-Encoding", "identity"),
+        ("User-Agent", f"aisix/{__version__}"),
+    )
+
+
+def _url(spec: EndpointSpec, deployment: Deployment, path: str) -> str:
     # a wildcard alias puts the caller's text into the name: it is not checked before
     try:
         address.check_deployment_name(deployment.name)
     except FieldError as error:
         raise UpstreamMisconfigured(f"invalid upstream configuration: {error}") from error
     if deployment.api_version == address.V1:
-        return f"{deployment.api_base}/openai/v1{spec.path}"
+        return f"{deployment.api_base}/openai/v1{path}"
     scope = f"/deployments/{deployment.name}" if spec.deployment_scoped else ""
     version = deployment.api_version
-    return f"{deployment.api_base}/openai{scope}{spec.path}?api-version={version}"
+    return f"{deployment.api_base}/openai{scope}{path}?api-version={version}"
 
 
 def _authentication(credential: Credential | None, token: str | None) -> tuple[str, str]:

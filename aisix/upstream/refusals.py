@@ -9,16 +9,15 @@ about ours; for every other status the wording is fixed and Azure's goes to the 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import ujson
 
 from aisix.core.resources import Deployment
+from aisix.core.retry_hint import retry_hint_s
 from aisix.errors import MAX_RETRY_HINT_S, UpstreamRejected
 from aisix.upstream.scrub import Scrubber, one_line
 
@@ -31,6 +30,8 @@ _MAX_NAME_CHARS = 128
 
 _PASSED_HEADERS = ("apim-request-id", "x-ms-region")
 _QUOTED = frozenset({400, 413, 422})
+_QUOTED_OF_OBJECTS = _QUOTED | {404, 409}
+"""Where a request names an object of its caller's (a file, a response), these are about that."""
 _WORDING = {
     401: "upstream authentication failed",
     403: "upstream authentication failed",
@@ -42,6 +43,8 @@ _WORDING = {
 }
 _WORTH_RETRYING = frozenset({408, 429})
 _POLICY_CODES = frozenset({"content_filter", "content_policy_violation"})
+_INNER = ("innererror", "inner_error")
+"""Chat spells it the one way, images the other; callers get it as it came."""
 _POLICY_VIOLATION = "ResponsibleAIPolicyViolation"
 _STALE_TOKEN_CODES = frozenset(
     {
@@ -61,10 +64,6 @@ _UNKNOWN_FIELD = re.compile(
 # another option inside stream_options is the caller's own mistake, not the api-version's age
 _STREAM_OPTIONS = re.compile(r"\bstream_options\b(?!\.(?!include_usage\b))")
 _WHEN_STREAMING = re.compile(r"only (?:allowed|valid|supported|permitted)|when stream", re.I)
-_RETRY_TEXT = re.compile(
-    r"(?:retry|try again) (?:after|in) (\d{1,7}(?:\.\d{1,3})?) ?(milliseconds?|ms|seconds?|s)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class Refusal:
     message: str = ""
     param: str | None = None
     inner: Mapping[str, Any] | None = None
+    inner_name: str = "innererror"
     wrapped: bool = False
     readable: bool = False
 
@@ -95,20 +95,14 @@ def read_refusal(body: bytes, content_type: str | None = None) -> Refusal:
         return Refusal(message=error, code=_name(document.get("code")), readable=True)
     wrapped = isinstance(error, dict)
     fields = error if isinstance(error, dict) else document
-    inner = next(
-        (
-            value
-            for value in (fields.get("innererror"), fields.get("inner_error"))
-            if isinstance(value, dict)
-        ),
-        None,
-    )
+    spelt = [name for name in _INNER if isinstance(fields.get(name), dict)]
     texts = (fields.get("message"), fields.get("detail"))
     return Refusal(
         code=_name(fields.get("code")),
         message=next((text for text in texts if isinstance(text, str)), ""),
         param=_name(fields.get("param")),
-        inner=inner,
+        inner=fields[spelt[0]] if spelt else None,
+        inner_name=spelt[0] if spelt else _INNER[0],
         wrapped=wrapped,
         readable=True,
     )
@@ -168,33 +162,36 @@ def explain(
     *,
     now: float,
     deployment: Deployment | None = None,
+    of_object: bool = False,
 ) -> UpstreamRejected:
-    """The error a caller gets. `now` is UTC epoch seconds, for retry hints given as a date."""
+    """The error a caller gets. `now` is UTC epoch seconds, for retry hints given as a date;
+    `of_object` says that the request was about an object of the caller's."""
     refusal = read_refusal(body, headers.get("content-type"))
     scrubber = Scrubber(deployment)
+    quoted = status in (_QUOTED_OF_OBJECTS if of_object else _QUOTED)
     shown = status if 400 <= status < 500 else 502
-    wait = _retry_hint(headers, refusal.message, now) if _may_retry(status) else None
+    wait = retry_hint_s(headers, refusal.message, now) if _may_retry(status) else None
     rejected = UpstreamRejected(
-        _message(status, refusal, scrubber),
+        _message(status, refusal, scrubber, quoted=quoted),
         status=shown,
         upstream_status=status,
         code=_code(status, refusal, scrubber),
-        param=_clip(scrubber.text(refusal.param or "")) if status in _QUOTED else None,
-        detail=_detail(status, headers, refusal, body),
+        param=_clip(scrubber.text(refusal.param or "")) if quoted else None,
+        detail=_detail(status, headers, refusal, body=body, quoted=quoted),
         retry_after_s=wait,
         should_retry=_should_retry(status, wait),
         headers=_passed_headers(headers),
     )
-    if status in _QUOTED and refusal.about_content and refusal.inner is not None:
-        rejected.extra["innererror"] = scrubber.value(refusal.inner)
+    if quoted and refusal.about_content and refusal.inner is not None:
+        rejected.extra[refusal.inner_name] = scrubber.value(refusal.inner)
     return rejected
 
 
-def _message(status: int, refusal: Refusal, scrubber: Scrubber) -> str:
-    if status in _QUOTED:
-        quoted = scrubber.text(refusal.message[:_MAX_MESSAGE_CHARS]).strip()
-        if quoted:
-            return quoted
+def _message(status: int, refusal: Refusal, scrubber: Scrubber, *, quoted: bool) -> str:
+    if quoted:
+        said = scrubber.text(refusal.message[:_MAX_MESSAGE_CHARS]).strip()
+        if said:
+            return said
     return _WORDING.get(status, f"upstream returned {status}")
 
 
@@ -222,59 +219,19 @@ def _should_retry(status: int, wait: float | None) -> bool | None:
     return None
 
 
-def _retry_hint(headers: Mapping[str, str], message: str, now: float) -> float | None:
-    """Seconds to wait: the exact forms first, the text last, as Azure often sends nothing else."""
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        wait = _number(headers.get(name))
-        if wait is not None:
-            return wait / 1000
-    value = headers.get("retry-after")
-    wait = _number(value)
-    if wait is None and value:
-        wait = _until(value, headers.get("date"), now)
-    if wait is not None:
-        return wait
-    text = _RETRY_TEXT.search(message)
-    if text is None:
-        return None
-    return float(text[1]) / (1000 if text[2].lower().startswith("m") else 1)
-
-
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
-
-
-def _until(value: str, sent: str | None, now: float) -> float | None:
-    # the answer's own date spares us the difference between Azure's clock and ours
-    start = _epoch(sent or "")
-    end = _epoch(value)
-    if end is None:
-        return None
-    return max(0.0, end - (now if start is None else start))
-
-
-def _epoch(value: str) -> float | None:
-    try:
-        return parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
 def _passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     values = ((name, one_line(headers.get(name, ""), _MAX_NAME_CHARS)) for name in _PASSED_HEADERS)
     return {name: value for name, value in values if value and value.isascii()}
 
 
-def _detail(status: int, headers: Mapping[str, str], refusal: Refusal, body: bytes) -> str:
+def _detail(
+    status: int, headers: Mapping[str, str], refusal: Refusal, *, body: bytes, quoted: bool
+) -> str:
     """For the log: Azure's own words, on one line; not where they may quote the request, which the
     caller gets to see and no log may hold.
     """
     said = refusal.message
-    if status in _QUOTED:
+    if quoted:
         said = "its text went to the caller only: it may quote the request"
     elif not refusal.readable:
         said = body[:512].decode("utf-8", "replace")

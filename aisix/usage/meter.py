@@ -9,12 +9,20 @@ skips.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from aisix.core.endpoints import EndpointSpec, UsageForm
 from aisix.core.exchange import Usage, merge_usage
 
 _BYTES_PER_TOKEN = 4
+_TYPED = frozenset({UsageForm.RESPONSE, UsageForm.TRANSCRIPT, UsageForm.SPEECH, UsageForm.IMAGE})
+_PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_COMPLETION_DETAILS = (
+    "completion_tokens_details",
+    "output_tokens_details",
+    "output_token_details",
+)
+_UNFINISHED = frozenset({"queued", "in_progress"})
 _MAX_TOKENS = 2**53
 """Counts beyond this are junk, and would not survive every reader of JSON."""
 
@@ -27,18 +35,27 @@ class UsageMeter:
 
     def __init__(self, spec: EndpointSpec) -> None:
         self._form = spec.usage
+        self._counts = spec.counts
         self._reported: Usage | None = None
         self._text_bytes = 0
         self.served_model: str | None = None
         self.finish_reason: str | None = None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the answer was given before the work was done: a background response."""
+        return self._counts and self.finish_reason in _UNFINISHED
+
     def observe(self, document: Mapping[str, Any], /) -> None:
         """Take in one JSON answer, or the JSON of one stream event."""
+        response = document.get("response")
+        if isinstance(response, dict):
+            document = response  # an event about a whole response
         if self.served_model is None:
             model = document.get("model")
             if isinstance(model, str) and model:
                 self.served_model = model
-        if self._form is UsageForm.NONE:
+        if not self._counts:
             return
         block = document.get("usage")
         if block is not None:
@@ -47,13 +64,9 @@ class UsageMeter:
                 self._reported = merge_usage(self._reported, seen)
         choices = document.get("choices")
         if isinstance(choices, list):
-            for choice in choices:
-                if isinstance(choice, dict):
-                    reason = choice.get("finish_reason")
-                    if reason and isinstance(reason, str):
-                        self.finish_reason = reason
-                    if self._reported is None:
-                        self._text_bytes += _choice_bytes(choice)
+            self._observe_choices(choices)
+        elif self._form in _TYPED:
+            self._observe_typed(document)
 
     def observe_text(self, size_bytes: int, /) -> None:
         """Take in so many more bytes of UTF-8 that the model wrote."""
@@ -61,8 +74,12 @@ class UsageMeter:
 
     def usage(self, prompt_estimate_tokens: int) -> Usage:
         """What was reported, else an estimate from the text that came."""
+        if not self._counts:
+            return Usage()
         if self._reported is not None:
             return self._reported
+        if self._form is UsageForm.NONE:
+            return Usage()  # nothing was reported of what uses no model
         completion = -(-self._text_bytes // _BYTES_PER_TOKEN)
         return Usage(
             prompt_tokens=prompt_estimate_tokens,
@@ -71,21 +88,72 @@ class UsageMeter:
             estimated=True,
         )
 
+    def _observe_choices(self, choices: list[Any]) -> None:
+        for choice in choices:
+            if isinstance(choice, dict):
+                reason = choice.get("finish_reason")
+                if reason and isinstance(reason, str):
+                    self.finish_reason = reason
+                if self._reported is None:
+                    self._text_bytes += _choice_bytes(choice)
+
+    def _observe_typed(self, document: Mapping[str, Any]) -> None:
+        status = document.get("status")
+        if isinstance(status, str) and document.get("object") == "response":
+            self.finish_reason = status
+        if self._reported is not None:
+            return
+        kind = document.get("type")
+        if isinstance(kind, str) and kind.endswith(".delta"):
+            self._text_bytes += _text_bytes(document.get("delta"))
+        elif "output" in document and not self._text_bytes:
+            self._text_bytes += _output_bytes(document["output"])
+        elif kind is None:
+            self._text_bytes += _text_bytes(document.get("text"))
+
 
 def parse_usage(block: Any) -> Usage | None:
-    """A usage block of chat, completions or embeddings; None when it counts nothing."""
+    """A usage block of any operation; None when it counts nothing.
+
+    Chat and its kin count prompt and completion, the newer operations input and output; what was
+    transcribed may be measured in seconds.
+    """
     if not isinstance(block, dict):
         return None
-    prompt = _count(block.get("prompt_tokens"))
-    completion = _count(block.get("completion_tokens"))
+    if block.get("type") == "duration":
+        seconds = block.get("seconds")
+        return Usage(audio_seconds=float(seconds)) if _is_number(seconds) else None
+    prompt = _count(block.get("prompt_tokens", block.get("input_tokens")))
+    completion = _count(block.get("completion_tokens", block.get("output_tokens")))
     total = _count(block.get("total_tokens"))
     if prompt is None and completion is None and total is None:
         return None
     prompt = prompt or 0
     completion = completion or 0
-    cached = _count(_member(block.get("prompt_tokens_details"), "cached_tokens")) or 0
-    reasoning = _count(_member(block.get("completion_tokens_details"), "reasoning_tokens")) or 0
+    cached = _detail(block, _PROMPT_DETAILS, "cached_tokens")
+    reasoning = _detail(block, _COMPLETION_DETAILS, "reasoning_tokens")
     return Usage(prompt, completion, total or prompt + completion, cached, reasoning)
+
+
+def _detail(block: Mapping[str, Any], holders: tuple[str, ...], name: str) -> int:
+    for holder in holders:
+        if holder in block:
+            return _count(_member(block[holder], name)) or 0
+    return 0
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return type(value) in (int, float) and 0 <= value < _MAX_TOKENS
+
+
+def _output_bytes(output: Any) -> int:
+    """UTF-8 bytes of what a whole response holds: messages, calls, reasoning."""
+    count = 0
+    for item in output if isinstance(output, list) else ():
+        if isinstance(item, dict):
+            count += _text_bytes(item.get("content")) + _text_bytes(item.get("arguments"))
+            count += _text_bytes(item.get("summary"))
+    return count
 
 
 def _count(value: Any) -> int | None:

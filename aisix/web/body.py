@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from aisix.errors import BodyTooLarge, CallerDeparted
 
@@ -131,10 +131,13 @@ class StreamedBody:
         pieces.clear()
         return data
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def chunks(self) -> Pieces:
         """The body as it arrives. Raises CallerDeparted."""
-        while await self._filled():
-            yield self._take()
+        return Pieces(self)
+
+    async def piece(self) -> bytes | None:
+        """The next piece as it arrives; None at the end. Raises CallerDeparted."""
+        return self._take() if await self._filled() else None
 
     async def _gather(self, limit: int) -> bytes:
         """One growing buffer: a large body exists once, and once more when it is handed out."""
@@ -174,6 +177,25 @@ class StreamedBody:
     def _wake(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+
+
+class Pieces:
+    """A body as an async iterator. No generator: one that is left half read would have to be closed
+    by somebody who can wait for it."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: StreamedBody) -> None:
+        self._body = body
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._body.piece()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
 
 def body_too_large(limit: int) -> BodyTooLarge:

@@ -90,6 +90,11 @@ class Message:
             target = _AUTHORITY.sub("", target, count=1)
         return target.partition("?")[0].partition("#")[0]
 
+    @property
+    def query(self) -> str:
+        """The undecoded text between the question mark and a fragment."""
+        return self.target.partition("#")[0].partition("?")[2]
+
 
 class MessageParser:
     """The requests of one connection, fed as bytes arrive."""

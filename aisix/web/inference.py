@@ -15,7 +15,7 @@ import ujson
 
 from aisix.core.request import InboundRequest
 from aisix.errors import GatewayError, InternalError, answer_headers, envelope
-from aisix.pipeline import Pipeline
+from aisix.pipeline import BodyLimits, Pipeline
 from aisix.web.base import ProcessState, RequestIds, given_id
 from aisix.web.body import SWALLOW_S, body_too_large
 from aisix.web.codec import Message
@@ -37,7 +37,7 @@ class ProxyFront:
     pipeline: Pipeline
     routes: Routes
     state: ProcessState
-    body_limit_bytes: int
+    body_limits: BodyLimits
     accept_request_ids: Sequence[str]
     max_connections: int = 0
     patience: Patience = _PATIENCE
@@ -73,6 +73,8 @@ class ProxyFront:
             body=message.body,
             client_address=connection.remote_ip,
             path_name=match.path_name,
+            resource=match.resource,
+            query=message.query if match.spec.forwards_query else "",
             refusal=message.refusal or self._refusal(match, message),
         )
         try:
@@ -97,7 +99,7 @@ class ProxyFront:
     def _refusal(self, match: Match, message: Message) -> GatewayError | None:
         if match.refusal is not None:
             return match.refusal
-        limit = self.body_limit_bytes
+        limit = self.body_limits.of(match.spec.body)
         if limit and not message.body.complete:
             declared = message.headers.get("content-length")
             if declared and int(declared) > limit:

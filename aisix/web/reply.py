@@ -55,12 +55,22 @@ class Line(Protocol):
 class ConnectionReply:
     """One answer on one connection."""
 
-    __slots__ = ("_head_bytes", "_ids", "_line", "_raw", "committed", "departed", "ended")
+    __slots__ = (
+        "_closing",
+        "_head_bytes",
+        "_ids",
+        "_line",
+        "_raw",
+        "committed",
+        "departed",
+        "ended",
+    )
 
     def __init__(self, line: Line, request_id: str) -> None:
         self._line = line
         self._ids = f"x-aisix-request-id: {request_id}\r\nx-request-id: {request_id}\r\n"
         self._raw = False
+        self._closing = False
         self._head_bytes = b""
         self.committed = False
         """Whether a status line has been sent."""
@@ -79,11 +89,16 @@ class ConnectionReply:
         self.committed = self.ended = True
         await self._line.write(head if self._line.bodiless else head + body)
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head of an answer whose length is not known; it leaves with the first piece."""
+    async def start(
+        self, status: int, headers: Mapping[str, str], *, length: int | None = None
+    ) -> None:
+        """The head of an answer that follows in pieces; it leaves with the first of them."""
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
-        self._raw = self._line.old
+        self._raw = self._line.old or length is not None
+        self._closing = length is None and self._line.old
         framing = "" if self._raw else "Transfer-Encoding: chunked\r\n"
+        if length is not None:
+            framing = f"Content-Length: {length}\r\n"
         self._head_bytes = self._head(status, headers, framing)
         self.committed = True
 
@@ -108,7 +123,7 @@ class ConnectionReply:
         last = b"" if self._raw or self._line.bodiless else _LAST_CHUNK
         if head or last:
             await self._line.write(head + last)
-        if self._raw:
+        if self._closing:
             self._line.hang_up()
 
     def abort(self) -> None:

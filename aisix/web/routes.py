@@ -1,29 +1,40 @@
 """Which row of the endpoint table a request meets. Pure; built from ENDPOINTS once.
 
-A row is served under every surface (decisions §3): `/v1`, `/openai/v1`,
-`/openai/deployments/{alias}` for rows that name a deployment, and `/openai` for those that do not
-(AzureOpenAI SDKs). Duplicate and trailing slashes are tolerated, because base URLs are pasted.
+A row is served under every surface (decisions §3): `/v1`, `/openai/v1`, `/openai` for rows whose
+dated path names no deployment (AzureOpenAI SDKs), and `/openai/deployments/{alias}` for rows that
+may be told their alias so. Duplicate and trailing slashes are tolerated, because base URLs are
+pasted. What a path captures is decoded and checked here: nothing of it can lead elsewhere upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from aisix.core.endpoints import ENDPOINTS, OTHER, EndpointSpec
+from aisix.core.endpoints import ENDPOINTS, OTHER, SUBTREE_METHODS, EndpointSpec
 from aisix.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 
-SURFACES = ("/v1", "/openai/v1")
-DEPLOYMENTS = "/openai/deployments/"
+PLAIN_SURFACES = (("v1",), ("openai", "v1"))
+AZURE_SURFACE = ("openai",)
+DEPLOYMENTS = "deployments"
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~@:=+,-]{0,2047}")
+"""Ids of responses, files and the like; none begins with a dot, so none is `..`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A row, the alias in the path if there is one, or why the request meets no row."""
+    """A row, the alias in the path if there is one, or why the request meets no row.
+
+    `resource` is the response id in the path, or what follows the path of a row with a subtree,
+    from its first slash.
+    """
 
     spec: EndpointSpec
     path_name: str | None = None
+    resource: str = ""
     refusal: GatewayError | None = None
 
 
@@ -31,61 +42,107 @@ class Routes:
     """Finds rows by method and path."""
 
     def __init__(self, endpoints: Iterable[EndpointSpec] = ENDPOINTS) -> None:
-        self._exact: dict[str, dict[str, EndpointSpec]] = {}
-        self._named: dict[str, dict[str, EndpointSpec]] = {}
-        self._deployment: dict[str, dict[str, EndpointSpec]] = {}
-        for spec in endpoints:
-            surfaces = SURFACES if spec.deployment_scoped else (*SURFACES, "/openai")
-            for surface in surfaces:
-                stem, star, _ = spec.path.partition("{model}")
-                table = self._named if star else self._exact
-                table.setdefault(surface + stem, {})[spec.method] = spec
-            if spec.deployment_scoped:
-                self._deployment.setdefault(spec.path, {})[spec.method] = spec
+        self._rows = tuple((_segments(spec.path), spec) for spec in endpoints)
+        self._listed = ", ".join(sorted({_listed(spec) for _, spec in self._rows}))
         # as SDKs spell them, which is nearly always
         self._plain = {
-            (method, path): Match(spec)
-            for path, rows in self._exact.items()
-            for method, spec in rows.items()
+            (spec.method, "/" + "/".join((*surface, *segments))): Match(spec)
+            for segments, spec in self._rows
+            if not spec.subtree and "{" not in spec.path
+            for surface in _surfaces(spec)
         }
-        self._listed = ", ".join(sorted({spec.template for spec in endpoints}))
 
     def match(self, method: str, path: str) -> Match:
         """The row for an undecoded request path."""
         plain = self._plain.get((method, path))
         if plain is not None:
             return plain
-        parts = [part for part in path.split("/") if part]
-        normal = "/" + "/".join(parts)
-        rows = self._exact.get(normal)
-        name: str | None = None
-        if rows is None and normal.startswith(DEPLOYMENTS) and len(parts) > 3:
-            rows = self._deployment.get("/" + "/".join(parts[3:]))
-            name = parts[2]
-        if rows is None and len(parts) > 1:
-            rows = self._named.get("/" + "/".join(parts[:-1]) + "/")
-            name = parts[-1]
-        if rows is None:
-            return Match(OTHER, refusal=self._not_found())
-        spec = rows.get(method)
-        if spec is None:
-            return Match(OTHER, refusal=_wrong_method(rows))
-        if name is None:
-            return Match(spec)
-        return _with_name(spec, name)
+        parts = tuple([part for part in path.split("/") if part])
+        allowed: list[str] = []
+        for surface, alias, rest in _readings(parts):
+            for segments, spec in self._rows:
+                served = spec.takes_path_alias if alias is not None else surface in _surfaces(spec)
+                if not served or not _meets(segments, rest, subtree=spec.subtree):
+                    continue
+                methods = SUBTREE_METHODS if spec.subtree else (spec.method,)
+                if method in methods:
+                    return _captured(spec, segments, rest, alias)
+                allowed += methods
+            if allowed:
+                return Match(OTHER, refusal=_wrong_method(allowed))
+        return Match(OTHER, refusal=self._not_found())
 
     def _not_found(self) -> NotFound:
         return NotFound(f"no such route; this gateway serves {self._listed}")
 
 
-def _wrong_method(rows: dict[str, EndpointSpec]) -> MethodNotAllowed:
-    allowed = ", ".join(sorted(rows))
-    return MethodNotAllowed(f"method not allowed; use {allowed}", headers={"Allow": allowed})
+def _segments(path: str) -> tuple[str, ...]:
+    return tuple(path.strip("/").split("/"))
 
 
-def _with_name(spec: EndpointSpec, raw: str) -> Match:
+def _listed(spec: EndpointSpec) -> str:
+    return spec.template + ("/…" if spec.subtree else "")
+
+
+def _surfaces(spec: EndpointSpec) -> tuple[tuple[str, ...], ...]:
+    return PLAIN_SURFACES if spec.deployment_scoped else (*PLAIN_SURFACES, AZURE_SURFACE)
+
+
+def _readings(
+    parts: tuple[str, ...],
+) -> Iterable[tuple[tuple[str, ...], str | None, tuple[str, ...]]]:
+    """Surface, alias and the rest of a path, in every way it can be read; longest surface first."""
+    for surface in (("openai", "v1"), ("openai",), ("v1",)):
+        if parts[: len(surface)] == surface:
+            rest = parts[len(surface) :]
+            if len(rest) > 2 and rest[0] == DEPLOYMENTS:
+                yield surface, rest[1], rest[2:]
+            yield surface, None, rest
+
+
+def _meets(segments: Sequence[str], rest: Sequence[str], *, subtree: bool) -> bool:
+    if len(rest) != len(segments) and not (subtree and len(rest) > len(segments)):
+        return False
+    return all(
+        part == segment or segment.startswith("{")
+        for segment, part in zip(segments, rest, strict=False)
+    )
+
+
+def _captured(
+    spec: EndpointSpec, segments: Sequence[str], rest: Sequence[str], alias: str | None
+) -> Match:
+    name, resource = alias, ""
+    for segment, part in zip(segments, rest, strict=False):
+        if segment == "{model}":
+            name = part
+        elif segment == "{response_id}":
+            resource = part
     try:
-        return Match(spec, path_name=unquote(raw, errors="strict"))
+        if name is not None:
+            name = unquote(name, errors="strict")
+        if resource:
+            resource = _id(resource)
+        elif spec.subtree:
+            resource = "".join([f"/{_id(part)}" for part in rest[len(segments) :]])
     except UnicodeDecodeError:
         refusal = BadRequest("the model name in the path is not UTF-8", param="model")
         return Match(OTHER, refusal=refusal)
+    except ValueError as error:
+        return Match(OTHER, refusal=BadRequest(str(error)))
+    return Match(spec, path_name=name, resource=resource)
+
+
+def _id(part: str) -> str:
+    """An id as it stands in a path, decoded. Raises ValueError for what could be no id."""
+    plain = unquote(part)
+    if not _ID.fullmatch(plain):
+        raise ValueError(
+            "the id in the path is not valid: it may hold letters, digits and . _ ~ @ : = + , -"
+        )
+    return plain
+
+
+def _wrong_method(methods: Iterable[str]) -> MethodNotAllowed:
+    allowed = ", ".join(sorted(set(methods)))
+    return MethodNotAllowed(f"method not allowed; use {allowed}", headers={"Allow": allowed})

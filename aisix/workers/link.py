@@ -18,7 +18,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-from aisix.core.resources import Alias, ApiKey, ClientSecret
+from aisix.core.resources import Alias, ApiKey, ClientSecret, Deployment
 from aisix.core.snapshot import Snapshot
 
 BACKLOG = 128
@@ -53,17 +53,32 @@ class Publication:
     taken_at: float
     keys: tuple[ApiKey, ...] = field(repr=False)
     aliases: tuple[Alias, ...]
+    homes: tuple[Deployment, ...] = ()
+    seal_key: bytes = field(repr=False, default=b"")
 
     @classmethod
     def of(cls, serial: int, snapshot: Snapshot) -> Publication:
         """What a snapshot is made of: its own mappings cannot be pickled."""
         keys = tuple(snapshot.keys_by_hash.values())
-        return cls(serial, snapshot.revision, snapshot.taken_at, keys, snapshot.every_alias())
+        return cls(
+            serial,
+            snapshot.revision,
+            snapshot.taken_at,
+            keys,
+            snapshot.every_alias(),
+            tuple(snapshot.homes.values()),
+            snapshot.seal_key,
+        )
 
     def snapshot(self) -> Snapshot:
         """The same snapshot."""
         return Snapshot.build(
-            revision=self.revision, taken_at=self.taken_at, keys=self.keys, aliases=self.aliases
+            revision=self.revision,
+            taken_at=self.taken_at,
+            keys=self.keys,
+            aliases=self.aliases,
+            homes=self.homes,
+            seal_key=self.seal_key,
         )
 
 

@@ -18,7 +18,7 @@ from aisix.app import Gateway, build
 from aisix.config import Config, parse
 from aisix.core.ports import Deadlines
 from aisix.limits.limiter import TokenBucketLimiter
-from aisix.pipeline import Pipeline
+from aisix.pipeline import BodyLimits, Pipeline
 from aisix.telemetry.access import AccessLogger
 from aisix.transport.curl import CurlTransport
 from aisix.transport.request import Wire
@@ -48,6 +48,7 @@ def distinct(folder: Path, **upstream: Any) -> Config:
         "proxy": {
             "max_connections": 105,
             "request_body_limit_bytes": 106,
+            "upload_limit_bytes": 115,
             "request_id": {"accept_headers": list(ID_HEADERS)},
         },
         "ratelimit": {"assumed_output_tokens": 107},
@@ -121,8 +122,8 @@ async def test_the_front_takes_as_many_connections_as_were_set(tmp_path: Path):
 async def test_front_and_pipeline_take_bodies_of_the_size_that_was_set(tmp_path: Path):
     """The front refuses what is announced, the pipeline what comes unannounced."""
     async with built(distinct(tmp_path)) as gateway:
-        assert gateway.data.front.body_limit_bytes == 106
-        assert pipeline_of(gateway)._body_limit_bytes == 106
+        assert gateway.data.front.body_limits == BodyLimits(106, 115)
+        assert pipeline_of(gateway)._body_limits == BodyLimits(106, 115)
 
 
 @pytest.mark.gen_test

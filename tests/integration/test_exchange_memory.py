@@ -23,8 +23,9 @@ from aisix.web.codec import Message
 from aisix.web.reply import ConnectionReply
 from tests.support.builders import CHAT
 from tests.support.front import post, serve_proxy
-from tests.support.pipeline import DONE, Harness, delta, good_answer, good_body, refused, streamed
+from tests.support.pipeline import Harness
 from tests.support.raw_server import CHUNKED_HEAD, LAST_CHUNK, RawConnection, chunk, raw_server
+from tests.support.rows import DONE, delta, good_answer, good_body, refused, streamed
 from tests.support.transports import curl_transport
 
 PATH = "/v1/chat/completions"

@@ -39,7 +39,8 @@ from tests.support.hygiene import (
     models,
 )
 from tests.support.messages import cut_up
-from tests.support.pipeline import CALLER_TOKEN, DONE
+from tests.support.pipeline import CALLER_TOKEN
+from tests.support.rows import DONE
 
 AUTHORIZED = f"Authorization: Bearer {CALLER_TOKEN}\r\n".encode()
 CHUNKED = {"Transfer-Encoding": "chunked"}

@@ -37,7 +37,8 @@ from tests.support.hygiene import (
     chunked,
     models,
 )
-from tests.support.pipeline import DONE, Harness
+from tests.support.pipeline import Harness
+from tests.support.rows import DONE
 
 CHUNKED = {"Transfer-Encoding": "chunked"}
 SHORT_S = 0.02

@@ -14,6 +14,7 @@ import pytest
 from tornado.netutil import bind_sockets
 
 from aisix.core.request import InboundRequest
+from aisix.pipeline import BodyLimits
 from aisix.web.base import ProcessState
 from aisix.web.connection import Patience
 from aisix.web.inference import ProxyFront
@@ -21,7 +22,7 @@ from aisix.web.routes import Routes
 from aisix.web.server import ProxyServer
 from tests.support.front import PATIENCE, WAIT_S, StubPipeline, event, until
 from tests.support.hygiene import ObligingHarness, chat, models
-from tests.support.pipeline import DONE
+from tests.support.rows import DONE
 from tests.support.tls import make_certificate
 
 
@@ -60,7 +61,7 @@ async def serve_tls(
         pipeline=pipeline,  # type: ignore[arg-type]
         routes=Routes(),
         state=state,
-        body_limit_bytes=0,
+        body_limits=BodyLimits(),
         accept_request_ids=(),
         patience=patience,
         max_connections=max_connections,

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 
 from aisix.config import Address, Config, ListenerTls, parse
 from aisix.lifecycle import Listener, Shutdown, StartRefused, bind, drain, serve
+from aisix.pipeline import BodyLimits
 from aisix.telemetry import logs
 from aisix.transport.memory import MemoryAnswer
 from aisix.web.base import ProcessState
@@ -26,7 +27,8 @@ from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 from tests.support.builders import CHAT
 from tests.support.front import Front, FrontCaller, post, request, until
-from tests.support.pipeline import DONE, Harness, delta, good_answer, good_body, streamed
+from tests.support.pipeline import Harness
+from tests.support.rows import DONE, delta, good_answer, good_body, streamed
 from tests.support.tls import Certificate, make_certificate
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -265,7 +267,7 @@ async def running(harness: Harness, tls: ListenerTls = PLAIN) -> AsyncIterator[R
         pipeline=harness.pipeline,
         routes=Routes(),
         state=state,
-        body_limit_bytes=harness.body_limit_bytes,
+        body_limits=BodyLimits(harness.body_limit_bytes),
         accept_request_ids=(),
     )
     listener = bind("proxy", ANY_PORT, tls)

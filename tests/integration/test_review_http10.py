@@ -8,12 +8,14 @@ import json
 import pytest
 from tornado.netutil import bind_sockets
 
+from aisix.pipeline import BodyLimits
 from aisix.web.base import ProcessState
 from aisix.web.inference import ProxyFront
 from aisix.web.routes import Routes
 from aisix.web.server import ProxyServer
 from tests.support.builders import CHAT
-from tests.support.pipeline import CALLER_TOKEN, Harness, good_answer, good_body
+from tests.support.pipeline import CALLER_TOKEN, Harness
+from tests.support.rows import good_answer, good_body
 
 WAIT_S = 5.0
 
@@ -24,7 +26,7 @@ async def talk(harness: Harness, *, stream: bool, until_end: bool) -> bytes:
         pipeline=harness.pipeline,
         routes=Routes(),
         state=ProcessState(),
-        body_limit_bytes=10_000,
+        body_limits=BodyLimits(10_000),
         accept_request_ids=(),
     )
     server = ProxyServer(front)

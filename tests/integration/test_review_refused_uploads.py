@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aisix.pipeline import BodyLimits
 from aisix.web import body
 from aisix.web.base import ProcessState
 from aisix.web.connection import Patience
@@ -21,7 +22,7 @@ def front_with(swallow_s: float) -> tuple[ProxyFront, ProcessState]:
         pipeline=Harness().pipeline,
         routes=Routes(),
         state=state,
-        body_limit_bytes=10_000,
+        body_limits=BodyLimits(10_000),
         accept_request_ids=(),
         patience=Patience(swallow_s=swallow_s),
     )

@@ -28,7 +28,8 @@ from tests.support.front import (
     serve_proxy,
     until,
 )
-from tests.support.pipeline import DONE, Harness, delta, good_answer, good_body, streamed
+from tests.support.pipeline import Harness
+from tests.support.rows import DONE, delta, good_answer, good_body, streamed
 
 PATH = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aisix import errors
-from aisix.core.endpoints import ENDPOINTS
+from aisix.core.endpoints import ENDPOINTS, EndpointSpec
 from aisix.dispatch import FORWARDED_HEADERS
 from aisix.errors import GatewayError, UpstreamBroken, UpstreamRejected
 
@@ -25,8 +25,19 @@ def rows(document: str, begin: str, end: str) -> list[list[str]]:
     ]
 
 
-def surfaces(deployment_scoped: bool) -> str:
-    return f"/v1, /openai/v1, {'/openai/deployments/{alias}' if deployment_scoped else '/openai'}"
+def surfaces(spec: EndpointSpec) -> str:
+    listed = ["/v1", "/openai/v1"]
+    listed += [] if spec.deployment_scoped else ["/openai"]
+    listed += ["/openai/deployments/{alias}"] if spec.takes_path_alias else []
+    return ", ".join(listed)
+
+
+def method(spec: EndpointSpec) -> str:
+    return "any" if spec.subtree else spec.method
+
+
+def path(spec: EndpointSpec) -> str:
+    return spec.path + ("/…" if spec.subtree else "")
 
 
 def test_the_proxy_api_lists_every_endpoint():
@@ -34,8 +45,8 @@ def test_the_proxy_api_lists_every_endpoint():
     assert documented == [
         [
             spec.operation,
-            f"{spec.method} {spec.path}",
-            surfaces(spec.deployment_scoped),
+            f"{method(spec)} {path(spec)}",
+            surfaces(spec),
             "yes" if spec.may_stream else "no",
         ]
         for spec in ENDPOINTS
@@ -44,7 +55,7 @@ def test_the_proxy_api_lists_every_endpoint():
 
 def test_the_readme_lists_every_endpoint():
     documented = rows("README.md", "## Endpoints", "## Read on")
-    assert [row[0] for row in documented] == [f"{s.method} /v1{s.path}" for s in ENDPOINTS]
+    assert [row[0] for row in documented] == [f"{method(s)} /v1{path(s)}" for s in ENDPOINTS]
     assert [row[2] == "yes" for row in documented] == [spec.may_stream for spec in ENDPOINTS]
 
 

@@ -31,7 +31,8 @@ from tests.support.front import (
     serve_application,
     serve_proxy,
 )
-from tests.support.pipeline import ENTRA, Harness, delta, good_body, refused, streamed
+from tests.support.pipeline import ENTRA, Harness
+from tests.support.rows import delta, good_body, refused, streamed
 
 PATH = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,17 +13,9 @@ from aisix.core.ports import UpstreamAnswer, UpstreamCall
 from aisix.limits.buckets import Charge, Decision, Slot
 from aisix.limits.local import LocalBuckets
 from aisix.transport.memory import MemoryTransport
-from tests.support.pipeline import (
-    DONE,
-    GivenBody,
-    Harness,
-    delta,
-    good_answer,
-    good_body,
-    streamed,
-    usage_event,
-)
+from tests.support.pipeline import GivenBody, Harness
 from tests.support.reply import RecordingReply
+from tests.support.rows import DONE, delta, good_answer, good_content, streamed, usage_event
 
 
 class TurningTransport(MemoryTransport):
@@ -75,6 +66,23 @@ class TurningBody(GivenBody):
         await asyncio.sleep(0)
         return await super().read_all(limit)
 
+    def chunks(self) -> AsyncIterator[bytes]:
+        return TurningPieces(super().chunks())
+
+
+class TurningPieces:
+    """Each piece comes a turn later."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> TurningPieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)
+        return await anext(self._pieces)
+
 
 class TurningHarness(Harness):
     """Every await is a real one."""
@@ -102,8 +110,8 @@ async def test_cancelled_after_any_number_of_turns(
     for turns in range(200):
         harness = TurningHarness(keepalive_s=30.0)
         harness.transport.script(good_answer(spec, stream=stream))
-        body = TurningBody(json.dumps(good_body(spec, stream=stream)).encode())
-        run = harness.start(spec, body=body)
+        body = TurningBody(good_content(spec, stream=stream))
+        run = harness.start(spec, body=body, stream=stream)
         for _ in range(turns):
             await asyncio.sleep(0)
         if run.task.done():

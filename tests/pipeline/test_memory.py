@@ -10,16 +10,8 @@ import pytest
 
 from aisix.core.endpoints import EndpointSpec
 from tests.support.builders import CHAT, EMBEDDINGS, make_deployment
-from tests.support.pipeline import (
-    DONE,
-    ENTRA,
-    Harness,
-    Run,
-    delta,
-    good_answer,
-    refused,
-    streamed,
-)
+from tests.support.pipeline import ENTRA, Harness, Run
+from tests.support.rows import DONE, delta, good_answer, refused, streamed
 
 OLD_VERSION = refused(
     400, {"message": "Unrecognized request argument supplied: stream_options", "code": None}

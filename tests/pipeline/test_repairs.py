@@ -12,7 +12,8 @@ from aisix.core.resources import Fault
 from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.transport.memory import MemoryAnswer
 from tests.support.builders import CHAT, EMBEDDINGS, make_deployment
-from tests.support.pipeline import ENTRA, Harness, good_answer, refused
+from tests.support.pipeline import ENTRA, Harness
+from tests.support.rows import good_answer, refused
 
 EXPIRED = MemoryAnswer(
     status=401,

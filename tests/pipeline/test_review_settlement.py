@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from tests.support.builders import CHAT
-from tests.support.pipeline import DONE, Harness, delta, streamed
+from tests.support.pipeline import Harness
+from tests.support.rows import DONE, delta, streamed
 
 
 @pytest.mark.gen_test

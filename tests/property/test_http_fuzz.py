@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aisix.pipeline import BodyLimits
 from aisix.web.base import ProcessState
 from aisix.web.codec import Message
 from aisix.web.connection import Connection
@@ -237,7 +238,7 @@ async def test_a_spoilt_stream_is_answered_in_good_http_or_the_caller_departs(pl
         pipeline=harness.pipeline,
         routes=Routes(),
         state=state,
-        body_limit_bytes=BODY_LIMIT_BYTES,
+        body_limits=BodyLimits(BODY_LIMIT_BYTES, BODY_LIMIT_BYTES),
         accept_request_ids=(),
     )
     mutator = Mutator(SEED, ROUNDS + place)

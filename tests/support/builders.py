@@ -97,6 +97,21 @@ class Headers:
         return self._values.get(name.lower())
 
 
+class Pieces:
+    """An async iterator over pieces that are there; no generator, as RequestBody demands."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = list(pieces)
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop(0)
+
+
 class WholeBody:
     """A RequestBody that is all there."""
 
@@ -107,9 +122,9 @@ class WholeBody:
         """All of it."""
         return self._content
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """All of it, in one piece."""
-        yield self._content
+        return Pieces(self._content)
 
 
 def make_request(

@@ -25,6 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from aisix.core.request import InboundRequest
+from aisix.pipeline import BodyLimits
 from aisix.web.applications import Application
 from aisix.web.base import ProcessState
 from aisix.web.body import SWALLOW_S
@@ -265,7 +266,7 @@ async def serve_proxy(
         pipeline=pipeline,
         routes=Routes(),
         state=state,
-        body_limit_bytes=body_limit_bytes,
+        body_limits=BodyLimits(body_limit_bytes, body_limit_bytes),
         accept_request_ids=ACCEPTED_ID_HEADERS,
         patience=patience,
         max_connections=max_connections,

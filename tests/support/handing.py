@@ -11,6 +11,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
+from aisix.pipeline import BodyLimits
 from aisix.web.base import ProcessState
 from aisix.web.codec import Message
 from aisix.web.connection import Connection
@@ -156,7 +157,7 @@ class Stand:
             pipeline=Harness().pipeline,
             routes=Routes(),
             state=self.state,
-            body_limit_bytes=0,
+            body_limits=BodyLimits(),
             accept_request_ids=(),
             handlers=Application(
                 [

@@ -13,7 +13,8 @@ from aisix.core.resources import LimitPolicy
 from aisix.transport.memory import MemoryAnswer, MemoryTransport
 from tests.support.builders import CHAT
 from tests.support.front import FrontAnswer, FrontCaller, post, request
-from tests.support.pipeline import Harness, good_answer, good_body
+from tests.support.pipeline import Harness
+from tests.support.rows import good_answer, good_body
 
 PATH = "/v1/chat/completions"
 MODELS = "/v1/models"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from aisix.auth.authenticator import Authenticator
 from aisix.auth.tokens import hash_token
-from aisix.core.endpoints import EndpointSpec
+from aisix.core.endpoints import FAMILIES, EndpointSpec
 from aisix.core.exchange import Exchange
 from aisix.core.resources import Alias, ApiKey, ClientSecret, Deployment, LimitPolicy
 from aisix.core.snapshot import Snapshot, SnapshotHolder
@@ -24,12 +24,13 @@ from aisix.errors import CallerDeparted, GatewayError
 from aisix.limits.buckets import Charge, Slot
 from aisix.limits.limiter import TokenBucketLimiter
 from aisix.limits.local import LocalBuckets
-from aisix.pipeline import Pipeline
+from aisix.pipeline import BodyLimits, Pipeline
 from aisix.relay.pump import Relay
 from aisix.routing.health import Health
-from aisix.transport.memory import MemoryAnswer, MemoryTransport, Step
+from aisix.transport.memory import MemoryTransport
 from aisix.upstream.azure import AzureOpenAI
-from tests.support.builders import make_alias, make_deployment, make_key, make_request
+from tests.support import rows
+from tests.support.builders import Pieces, make_alias, make_deployment, make_key, make_request
 from tests.support.clock import FakeClock
 from tests.support.reply import RecordingReply
 
@@ -135,9 +136,15 @@ class ArrivingBody:
         await self.gone.wait()
         raise CallerDeparted
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The same, chunk by chunk."""
-        yield await self.read_all(0)
+        return self
+
+    def __aiter__(self) -> ArrivingBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self.read_all(0)
 
 
 class GivenBody:
@@ -154,9 +161,9 @@ class GivenBody:
             raise body_too_large(limit)
         return self._content
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """All of it, in one piece."""
-        yield self._content
+        return Pieces(self._content)
 
 
 @dataclass
@@ -220,7 +227,7 @@ class Harness:
             recorder=self.recorder,
             access_log=self.log,
             clock=self.clock,
-            body_limit_bytes=self.body_limit_bytes,
+            body_limits=BodyLimits(self.body_limit_bytes, self.body_limit_bytes),
         )
 
     @property
@@ -231,7 +238,9 @@ class Harness:
     @property
     def key(self) -> ApiKey:
         """The one caller key."""
-        return make_key(key_hash=hash_token(CALLER_TOKEN), limits=self.key_limits)
+        return make_key(
+            key_hash=hash_token(CALLER_TOKEN), limits=self.key_limits, allowed_resources=FAMILIES
+        )
 
     def publish(self, **key_fields: Any) -> None:
         """Make a snapshot of the alias and the key effective."""
@@ -250,14 +259,15 @@ class Harness:
         **fields: Any,
     ) -> Run:
         """Begin a request; `body` is a document, bytes, or a RequestBody."""
-        content = good_body(spec, stream=stream) if body is None else body
+        content = rows.good_content(spec, stream=stream) if body is None else body
         if isinstance(content, dict):
             content = json.dumps(content).encode()
-        if "{model}" in spec.path:
-            fields.setdefault("path_name", self.alias.name)
+        defaults = rows.request_fields(spec, alias=self.alias, key=self.key, stream=stream)
+        fields = {**defaults, **fields}
+        said = rows.good_headers(spec, content if isinstance(content, bytes) else b"")
         request = make_request(
             spec,
-            headers={"authorization": f"Bearer {CALLER_TOKEN}", **(headers or {})},
+            headers={"authorization": f"Bearer {CALLER_TOKEN}", **said, **(headers or {})},
             body=GivenBody(content) if isinstance(content, bytes) else content,
             **fields,
         )
@@ -308,79 +318,3 @@ class Harness:
         left = [task for task in left if "aisix" in repr(task.get_coro())]
         assert not left, left
         return exchange
-
-
-def good_body(spec: EndpointSpec, *, stream: bool = False) -> dict[str, Any]:
-    """A body that `spec` accepts."""
-    if spec.prompt_field is None:
-        return {}
-    prompts: dict[str, Any] = {
-        "messages": [{"role": "user", "content": "hello"}],
-        "prompt": "hello",
-        "input": "hello",
-    }
-    document = {"model": "gpt-4o-azure", spec.prompt_field: prompts[spec.prompt_field]}
-    if stream:
-        document["stream"] = True
-    return document
-
-
-USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
-
-
-def good_document(spec: EndpointSpec) -> dict[str, Any]:
-    """What Azure answers to `spec`."""
-    document: dict[str, Any] = {"id": "x-1", "model": "gpt-4o-2024-08-06", "usage": USAGE}
-    if spec.prompt_field == "input":
-        return {**document, "data": [{"index": 0, "embedding": [0.5]}]}
-    text = {"message": {"role": "assistant", "content": "hi"}}
-    choice = text if spec.prompt_field == "messages" else {"text": "hi"}
-    return {**document, "choices": [{"index": 0, "finish_reason": "stop", **choice}]}
-
-
-def event(document: Mapping[str, Any]) -> bytes:
-    """One SSE event."""
-    return b"data: " + json.dumps(document).encode() + b"\n\n"
-
-
-def delta(spec: EndpointSpec, text: str, finish: str | None = None) -> bytes:
-    """One event with text."""
-    piece = {"delta": {"content": text}} if spec.prompt_field == "messages" else {"text": text}
-    choice = {"index": 0, "finish_reason": finish, **piece}
-    return event({"id": "x-1", "model": "gpt-4o-2024-08-06", "choices": [choice]})
-
-
-def usage_event() -> bytes:
-    """The usage chunk."""
-    return event({"id": "x-1", "model": "gpt-4o-2024-08-06", "choices": [], "usage": USAGE})
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def good_answer(spec: EndpointSpec, *, stream: bool) -> MemoryAnswer:
-    """Azure's answer, whole or streamed."""
-    if stream:
-        return streamed(
-            [delta(spec, "hel"), delta(spec, "lo"), delta(spec, "", "stop"), usage_event(), DONE]
-        )
-    return MemoryAnswer(
-        headers={"content-type": "application/json", "apim-request-id": "apim-1"},
-        pieces=[json.dumps(good_document(spec)).encode()],
-    )
-
-
-def streamed(pieces: Sequence[Step]) -> MemoryAnswer:
-    """A stream of these pieces."""
-    return MemoryAnswer(
-        headers={"content-type": "text/event-stream", "apim-request-id": "apim-1"}, pieces=pieces
-    )
-
-
-def refused(status: int, error: Any, **headers: str) -> MemoryAnswer:
-    """An error of Azure."""
-    return MemoryAnswer(
-        status=status,
-        headers={"content-type": "application/json", **headers},
-        pieces=[json.dumps({"error": error}).encode()],
-    )

@@ -54,7 +54,9 @@ class RecordingReply:
         await self.write(body)
         await self.finish()
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+    async def start(
+        self, status: int, headers: Mapping[str, str], *, length: int | None = None
+    ) -> None:
         """The head."""
         if self.departed:
             raise CallerDeparted

@@ -60,6 +60,7 @@ def a_day(recorder: PrometheusRecorder) -> None:
         make_exchange(),
         make_exchange(stream=True),
         make_exchange(usage=Usage(3, 4, 7, estimated=True)),
+        make_exchange(usage=Usage(audio_seconds=2.5)),
         make_exchange(departed=True, status=499, phase=Phase.ABORTED),
         make_exchange(error=errors.UpstreamBroken("m", kind="cut"), phase=Phase.ABORTED),
         make_refused(error=errors.BodyTooLarge("m"), status=413),

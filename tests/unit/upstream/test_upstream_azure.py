@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aisix.core.endpoints import ENDPOINTS, Action, EndpointSpec
-from aisix.core.exchange import Payload
+from aisix.core.endpoints import ENDPOINTS, Action, BodyForm, EndpointSpec, Naming
+from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Adapter, Deadlines
 from aisix.core.resources import ClientSecret, Deployment, ResourceKey
 from aisix.errors import BadRequest, CredentialUnusable, FieldError, UpstreamMisconfigured
@@ -61,22 +61,90 @@ def header(call, name):
     return values[0] if values else None
 
 
-@pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
+ORDINARY = [spec for spec in RELAYED if spec.naming is Naming.BODY]
+ABOUT_OBJECTS = [spec for spec in RELAYED if spec.naming is not Naming.BODY]
+
+
+@pytest.mark.parametrize("spec", ORDINARY, ids=lambda spec: spec.operation)
 def test_a_dated_version_puts_the_deployment_into_the_path(spec):
     call = build({"model": "alias"}, spec=spec)
+    scope = "/deployments/gpt4o-prod" if spec.deployment_scoped else ""
     assert call.target.url == (
-        "https://acme-west.openai.azure.com/openai/deployments/gpt4o-prod"
-        f"{spec.path}?api-version=2024-10-21"
+        f"https://acme-west.openai.azure.com/openai{scope}{spec.path}?api-version=2024-10-21"
     )
     assert call.target.method == "POST"
     assert call.deadlines.connect_s == 1.0
 
 
-@pytest.mark.parametrize("spec", RELAYED, ids=lambda spec: spec.operation)
+@pytest.mark.parametrize("spec", ORDINARY, ids=lambda spec: spec.operation)
 def test_v1_puts_the_deployment_into_the_body_only(spec):
     call = build({"model": "alias"}, spec=spec, api_version="v1", api_base="http://gw.test/west")
     assert call.target.url == f"http://gw.test/west/openai/v1{spec.path}"
-    assert json.loads(call.body)["model"] == "gpt4o-prod"
+    if spec.body is BodyForm.JSON:
+        assert json.loads(call.body)["model"] == "gpt4o-prod"
+
+
+def about(spec, errand, **changes):
+    return azure.build_call(
+        spec,
+        make_deployment(**changes),
+        payload=Payload(document={}, requested="alias", errand=errand),
+        inject_stream_options=False,
+        token=None,
+        forward=(),
+        deadlines=Deadlines(),
+    )
+
+
+@pytest.mark.parametrize("spec", ABOUT_OBJECTS, ids=lambda spec: spec.operation)
+@pytest.mark.parametrize(
+    ("version", "surface", "query"),
+    [
+        ("2025-03-01-preview", "/openai", "?api-version=2025-03-01-preview&"),
+        ("v1", "/openai/v1", "?"),
+    ],
+)
+def test_a_call_about_an_object_names_it_and_what_the_caller_asked(spec, version, surface, query):
+    resource = "/file-1" if spec.subtree else "resp_1"
+    asked = "limit=2&include%5B%5D=a%20b&api-version=1999-01-01&model=x&deployment=y&after="
+    call = about(spec, Errand("DELETE", resource, asked), api_version=version)
+    tail = spec.path.replace("{response_id}", "resp_1") + ("/file-1" if spec.subtree else "")
+    assert call.target.url == (
+        f"https://acme-west.openai.azure.com{surface}{tail}{query}limit=2&include%5B%5D=a+b&after="
+    )
+    assert (call.target.method, call.body) == ("DELETE", b"")
+    assert header(call, "content-type") is None
+
+
+class Given:
+    """A body that passes."""
+
+    content_type = "multipart/form-data; boundary=b"
+    length: int | None = 7
+    replayable = False
+
+    async def open(self, deployment_name):
+        yield deployment_name.encode()
+
+    def close(self):
+        pass
+
+
+def test_a_body_that_passes_keeps_its_type_and_length():
+    spec = next(spec for spec in RELAYED if spec.subtree)
+    payload = Payload(document={}, requested="a", source=Given(), errand=Errand("POST", ""))
+    call = azure.build_call(
+        spec,
+        make_deployment(),
+        payload=payload,
+        inject_stream_options=False,
+        token=None,
+        forward=(),
+        deadlines=Deadlines(),
+    )
+    assert header(call, "content-type") == Given.content_type
+    assert (call.body_length, call.target.streaming) == (7, True)
+    assert not isinstance(call.body, bytes)
 
 
 def test_an_operation_without_deployment_has_none_in_its_path():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aisix.core.resources import Deployment
 from aisix.errors import answer_headers, envelope
 from aisix.simulator import faults
+from aisix.upstream import refusals
 from aisix.upstream.azure import AzureOpenAI
 
 NOW = 1_800_000_000.0
@@ -211,9 +212,10 @@ def test_a_content_filter_keeps_its_status_code_and_findings(fields, code, resul
     assert (rejected.status, body["code"], body["type"]) == (400, code, "upstream_error")
     assert body["message"] == fields["message"]
     assert body["param"] == fields.get("param")
-    assert body["innererror"]["code"] == "ResponsibleAIPolicyViolation"
-    assert body["innererror"][results]
-    assert "callstack" not in body["innererror"]
+    name = "inner_error" if fields is IMAGE_FILTER else "innererror"
+    assert body[name]["code"] == "ResponsibleAIPolicyViolation"
+    assert body[name][results]
+    assert "callstack" not in body[name]
     assert rejected.should_retry is False
 
 
@@ -447,3 +449,12 @@ def test_any_answer_can_be_explained(status, body, headers):
     answer_headers(rejected)
     azure.refused_token(status, body)
     azure.refused_stream_options(status, body)
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_what_azure_says_of_a_caller_s_own_object_is_told(status):
+    answer = error(code=None, message="No such File object: file-1", param="id")
+    told = refusals.explain(status, JSON, answer, now=0.0, of_object=True)
+    assert (told.status, told.param) == (status, "id")
+    assert told.message == "No such File object: file-1"
+    assert explain(status, answer).message != "No such File object: file-1"

@@ -133,7 +133,112 @@ def test_a_finish_reason_after_the_usage_is_still_read() -> None:
     assert meter.usage(0).completion_tokens == 6
 
 
-def test_an_operation_without_usage_remembers_the_model_only() -> None:
+def test_an_operation_without_a_model_counts_what_is_reported_and_estimates_nothing() -> None:
     meter = metered({"model": "m", "usage": usage_block(5, 5)}, spec=OTHER)
     assert meter.served_model == "m"
-    assert meter.usage(0) == Usage(estimated=True)
+    assert meter.usage(0).total_tokens == 10
+    assert metered({"id": "file-1"}, spec=OTHER).usage(0) == Usage()
+
+
+def test_a_read_counts_nothing_that_was_counted_when_it_was_made() -> None:
+    read = SPECS["get_response"]
+    meter = metered({"object": "response", "status": "completed", "usage": TYPED}, spec=read)
+    assert meter.usage(7) == Usage()
+
+
+TYPED = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens": 6,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "document", "usage"),
+    [
+        ("create_response", {"object": "response", "usage": TYPED}, Usage(10, 6, 16, 4, 2)),
+        (
+            "create_response",
+            {"type": "response.completed", "response": {"object": "response", "usage": TYPED}},
+            Usage(10, 6, 16, 4, 2),
+        ),
+        (
+            "create_transcription",
+            {"text": "x", "usage": {"type": "duration", "seconds": 2.5}},
+            Usage(audio_seconds=2.5),
+        ),
+        (
+            "create_transcription",
+            {
+                "type": "transcript.text.done",
+                "usage": {
+                    "type": "tokens",
+                    "input_tokens": 9,
+                    "input_token_details": {"audio_tokens": 9, "cached_tokens": 1},
+                    "output_tokens": 3,
+                    "total_tokens": 12,
+                },
+            },
+            Usage(9, 3, 12, 1),
+        ),
+        (
+            "generate_images",
+            {"data": [{}], "usage": {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}},
+            Usage(5, 100, 105),
+        ),
+    ],
+)
+def test_every_form_of_usage_is_read(
+    operation: str, document: dict[str, Any], usage: Usage
+) -> None:
+    assert metered(document, spec=SPECS[operation]).usage(1) == usage
+
+
+@pytest.mark.parametrize(
+    ("operation", "documents"),
+    [
+        (
+            "create_response",
+            [{"type": "response.output_text.delta", "delta": "12345678"}, {"type": "x"}],
+        ),
+        (
+            "create_response",
+            [{"object": "response", "output": [{"content": [{"text": "12345678"}]}]}],
+        ),
+        (
+            "create_response",
+            [
+                {
+                    "object": "response",
+                    "output": [{"type": "function_call", "arguments": "12345678"}],
+                }
+            ],
+        ),
+        ("create_transcription", [{"type": "transcript.text.delta", "delta": "12345678"}]),
+        ("create_transcription", [{"text": "12345678"}]),
+    ],
+)
+def test_what_was_not_reported_is_estimated_from_its_text(
+    operation: str, documents: list[dict[str, Any]]
+) -> None:
+    usage = metered(*documents, spec=SPECS[operation]).usage(7)
+    assert usage == Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9, estimated=True)
+
+
+@pytest.mark.parametrize("seconds", [None, "2", -1, True, float("inf")])
+def test_a_duration_that_is_none_counts_nothing(seconds: Any) -> None:
+    document = {"usage": {"type": "duration", "seconds": seconds}}
+    assert metered(document, spec=SPECS["create_transcription"]).usage(3).estimated
+
+
+def test_a_background_response_is_unfinished_until_it_ends() -> None:
+    created = SPECS["create_response"]
+    assert metered({"object": "response", "status": "queued"}, spec=created).unfinished
+    done = metered(
+        {"object": "response", "status": "queued"},
+        {"object": "response", "status": "completed"},
+        spec=created,
+    )
+    assert (done.unfinished, done.finish_reason) == (False, "completed")

@@ -118,7 +118,6 @@ async def test_each_time_a_reader_waits_it_is_heard():
         body.feed(late)
         assert await waiting == late
     assert heard == [0, 0, 1, 2]
-    await chunks.aclose()
 
 
 @pytest.mark.gen_test
@@ -178,7 +177,6 @@ async def test_a_full_body_has_room_when_a_piece_is_taken():
     assert (body.full, listener.rooms) == (False, 1)
     await anext(chunks)
     assert listener.rooms == 1, "said once"
-    await chunks.aclose()
 
 
 @pytest.mark.gen_test
@@ -190,7 +188,6 @@ async def test_there_is_no_room_while_more_than_the_mark_is_left():
     assert (body.full, listener.rooms) == (True, 0)
     await anext(chunks)
     assert (body.full, listener.rooms) == (False, 1)
-    await chunks.aclose()
 
 
 @pytest.mark.gen_test

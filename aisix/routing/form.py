@@ -1,0 +1,250 @@
+"""A multipart form on its way upstream: its alias is found, and its `model` edited. Pure but for
+the spool.
+
+The form is read once, part by part, and written anew part by part: what the upstream gets is what
+was understood here, so that the two cannot disagree about where a part begins. Files pass as they
+arrive and are never held whole. A form whose alias is not in the path is held until its `model`
+part has come: in memory up to `SPOOL_BYTES`, beyond that in a file without a name.
+
+Invariants: every `model` part that goes upstream holds the deployment's name, and there is one;
+what is held of a part that is no file is bounded; whatever is wrong with a form is a BadRequest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from tempfile import TemporaryFile
+from typing import IO, Any, NoReturn
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
+
+from aisix.core.exchange import Payload
+from aisix.core.request import InboundRequest
+from aisix.errors import BadRequest
+from aisix.routing.passage import Passage
+
+MODEL = "model"
+SPOOL_BYTES = 1024 * 1024
+"""As much of a form is held in memory while its alias is looked for."""
+
+MAX_PARTS = 256
+MAX_PREAMBLE_BYTES = 64 * 1024
+"""A form that has not begun by then has another boundary than its Content-Type says."""
+
+MAX_FIELD_BYTES = 16 * 1024
+"""As much of a part without a file name is looked at; all of it passes."""
+
+_PIECE_BYTES = 64 * 1024
+_PREFIX = "request payload is invalid: "
+_BOUNDARY = re.compile(
+    r';\s*boundary\s*=\s*(?:"([ !#-\[\]-~]{1,200})"|([!#-+\--:<-~]{1,200}))\s*(?:;|$)',
+    re.IGNORECASE,
+)
+
+
+def boundary_of(content_type: str | None) -> str:
+    """The boundary that a Content-Type names. Raises BadRequest."""
+    media, _, _ = (content_type or "").partition(";")
+    if media.strip().lower() != "multipart/form-data":
+        raise BadRequest(f"{_PREFIX}send it with Content-Type: multipart/form-data; boundary=…")
+    found = _BOUNDARY.search(content_type or "")
+    if found is None:
+        raise BadRequest(
+            f"{_PREFIX}Content-Type names no boundary; let the HTTP client set this header"
+        )
+    return found[1] or found[2]
+
+
+class FormEditor:
+    """Reads a form piece by piece and writes it anew, with `deployment_name` as its `model`.
+
+    Without a name it only reads. `fields` is filled with what is known of the parts that are no
+    files: name to text, the first of each name.
+    """
+
+    def __init__(
+        self, boundary: str, fields: dict[str, str], deployment_name: str | None = None
+    ) -> None:
+        self.fields = fields
+        self._parser = PushMultipartParser(boundary, max_segment_count=MAX_PARTS)
+        self._delimiter = f"--{boundary}".encode()
+        self._deployment_name = deployment_name
+        self._segment: MultipartSegment | None = None
+        self._text: bytearray | None = None
+        self._begun = False
+        self._named = False
+        self._read_bytes = 0
+
+    def feed(self, piece: bytes) -> bytes:
+        """What goes upstream for `piece`. Raises BadRequest."""
+        out: list[bytes] = []
+        self._read_bytes += len(piece)
+        try:
+            for event in self._parser.parse(piece):
+                if event is None:
+                    self._end_part(out)
+                elif isinstance(event, MultipartSegment):
+                    self._begin_part(event, out)
+                else:
+                    self._take(event, out)
+        except MultipartError as error:
+            self._refuse(error)
+        if not self._begun and self._read_bytes > MAX_PREAMBLE_BYTES:
+            self._refuse(None)
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """What goes upstream at the end. Raises BadRequest when the form is not complete."""
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            self._refuse(error)
+        if not self._begun:
+            self._refuse(None)
+        out: list[bytes] = []
+        if self._deployment_name is not None and not self._named:
+            header = f'Content-Disposition: form-data; name="{MODEL}"'
+            out += (self._delimiter, b"\r\n", header.encode(), b"\r\n\r\n")
+            out += (self._deployment_name.encode(), b"\r\n")
+        out += (self._delimiter, b"--\r\n")
+        return b"".join(out)
+
+    def _begin_part(self, segment: MultipartSegment, out: list[bytes]) -> None:
+        self._begun = True
+        self._segment = segment
+        self._text = bytearray() if segment.filename is None else None
+        out += (self._delimiter, b"\r\n")
+        for name, value in segment.headerlist:
+            out.append(f"{name}: {value}\r\n".encode())
+        out.append(b"\r\n")
+
+    def _take(self, data: bytes, out: list[bytes]) -> None:
+        if self._text is not None and len(self._text) < MAX_FIELD_BYTES:
+            self._text += data[: MAX_FIELD_BYTES - len(self._text)]
+        if not self._is_model():
+            out.append(data)
+
+    def _end_part(self, out: list[bytes]) -> None:
+        segment, text = self._segment, self._text
+        if segment is not None and text is not None:
+            self.fields.setdefault(segment.name, text.decode("utf-8", "replace"))
+        if self._is_model():
+            self._named = True
+            out.append((self._deployment_name or "").encode())
+        out.append(b"\r\n")
+        self._segment = self._text = None
+
+    def _is_model(self) -> bool:
+        return self._segment is not None and self._segment.name == MODEL
+
+    def _refuse(self, error: MultipartError | None) -> NoReturn:
+        if self._begun:
+            raise BadRequest(f"{_PREFIX}the multipart form is malformed or not complete") from error
+        raise BadRequest(
+            f"{_PREFIX}the multipart form does not begin with the boundary that Content-Type "
+            "names; let the HTTP client set that header"
+        ) from error
+
+
+class FormSource:
+    """A form as a BodySource. `limit_bytes` 0 = no limit."""
+
+    length: int | None = None
+
+    def __init__(self, pieces: AsyncIterator[bytes], boundary: str, *, limit_bytes: int) -> None:
+        self.content_type = f'multipart/form-data; boundary="{boundary}"'
+        self.fields: dict[str, str] = {}
+        self._passage = Passage(pieces, limit_bytes=limit_bytes)
+        self._boundary = boundary
+        self._spool = Spool()
+
+    @property
+    def replayable(self) -> bool:
+        """Whether all of it is held."""
+        return self._passage.ended and self._spool.size == self._passage.read_bytes
+
+    async def find_alias(self) -> str:
+        """Read on until the alias is known. Raises BadRequest, BodyTooLarge, CallerDeparted."""
+        editor = FormEditor(self._boundary, self.fields)
+        while MODEL not in self.fields:
+            piece = await self._passage.next()
+            if not piece:
+                editor.end()
+                raise BadRequest(
+                    f"{_PREFIX}{MODEL} is required: a part with the name of a model this gateway "
+                    "serves",
+                    param=MODEL,
+                )
+            await self._spool.write(piece)
+            editor.feed(piece)
+        name = self.fields[MODEL]
+        if not name:
+            raise BadRequest(f"{_PREFIX}{MODEL} must not be empty", param=MODEL)
+        return name
+
+    async def open(self, deployment_name: str) -> AsyncIterator[bytes]:
+        """The form for a deployment: what is held of it, then the rest as it arrives."""
+        editor = FormEditor(self._boundary, self.fields, deployment_name)
+        async with aclosing(self._spool.pieces()) as held:
+            async for piece in held:
+                yield editor.feed(piece)
+        while piece := await self._passage.next():
+            yield editor.feed(piece)
+        yield editor.end()
+
+    def close(self) -> None:
+        """Give the spool back."""
+        self._spool.close()
+
+
+class Spool:
+    """What is held of a body, in order: in memory first, then in a file that has no name."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._memory: list[bytes] = []
+        self._file: IO[bytes] | None = None
+
+    async def write(self, piece: bytes) -> None:
+        """Hold `piece` too."""
+        self.size += len(piece)
+        if self.size <= SPOOL_BYTES:
+            self._memory.append(piece)
+            return
+        if self._file is None:
+            self._file = await asyncio.to_thread(TemporaryFile)
+        await asyncio.to_thread(self._file.write, piece)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All that is held, from its beginning."""
+        for piece in self._memory:
+            yield piece
+        if self._file is not None:
+            await asyncio.to_thread(self._file.seek, 0)
+            while piece := await asyncio.to_thread(self._file.read, _PIECE_BYTES):
+                yield piece
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        self._memory.clear()
+        if self._file is not None:
+            self._file.close()
+
+
+async def read_form(request: InboundRequest, *, limit_bytes: int) -> Payload:
+    """The form of `request`, read as far as its alias. Raises BadRequest, BodyTooLarge."""
+    boundary = boundary_of(request.headers.get("content-type"))
+    source = FormSource(request.body.chunks(), boundary, limit_bytes=limit_bytes)
+    name = request.path_name
+    if name is None:
+        try:
+            name = await source.find_alias()
+        except BaseException:
+            source.close()
+            raise
+    document: dict[str, Any] = source.fields  # read only, and it grows
+    stream = source.fields.get("stream", "").lower() == "true" and request.spec.may_stream
+    return Payload(document=document, requested=name, stream=stream, source=source)
