@@ -14,6 +14,9 @@ import signal
 import ssl
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
 
 from aisix import __version__
 from aisix.simulator import faults
@@ -57,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tenants", metavar="A,B", help="the tenants there are (default: any)")
     add("--clients", metavar="A,B", help="the client ids there are (default: any)")
     add("--client-secret", action="append", metavar="S", help="default simulator-secret")
+    add("--client-certificate", action="append", metavar="PEM", help="a file; registered with all")
+    add(
+        "--federated-token-file",
+        metavar="PATH",
+        help="its text is a client assertion that is known",
+    )
+    add("--identity", action="append", metavar="NAME", help="a user-assigned managed identity")
+    add("--no-system-identity", action="store_true", help="managed identities by name only")
     add("--token-lifetime-secs", type=_whole, default=3599, help="(default %(default)s)")
     return parser
 
@@ -83,6 +94,10 @@ def options_from(arguments: argparse.Namespace) -> SimulatorOptions:
         tenants=_names(arguments.tenants),
         clients=_names(arguments.clients),
         client_secrets=frozenset(arguments.client_secret or ["simulator-secret"]),
+        certificates=tuple(map(_certificate, arguments.client_certificate or ())),
+        federated_token_file=_path(arguments.federated_token_file),
+        identities=frozenset(arguments.identity or ()),
+        system_identity=not arguments.no_system_identity,
         token_lifetime_s=arguments.token_lifetime_secs,
     )
     return SimulatorOptions(
@@ -102,6 +117,19 @@ def options_from(arguments: argparse.Namespace) -> SimulatorOptions:
 
 def _names(text: str | None) -> frozenset[str] | None:
     return frozenset(filter(None, text.split(","))) if text is not None else None
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _certificate(path: str) -> str:
+    try:
+        text = Path(path).read_text()
+        x509.load_pem_x509_certificate(text.encode())
+    except (OSError, ValueError) as error:
+        raise _Unusable(f"cannot use {path} as client certificate: {error}") from error
+    return text
 
 
 def _script(arguments: argparse.Namespace) -> Script:

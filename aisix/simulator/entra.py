@@ -1,9 +1,9 @@
-"""The Entra ID token endpoint: client credentials in, signed bearer tokens out.
+"""The Entra ID token endpoint: a client's secret or assertion in, signed bearer tokens out.
 
 Tokens look like JWTs and carry their audience, expiry and the authority's generation, signed
 with a key of this process, so nothing is stored per token and revoking them all is one
 increment. The errors are those of the real endpoint, AADSTS number and all.
-No I/O; the clock is handed in.
+No I/O but the file of a federated token; the clock is handed in.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs
 
+from aisix.simulator import assertion
 from aisix.simulator.faults import JSON_TYPE, Fault, Occasion, build
 from aisix.simulator.script import Script
 
@@ -33,6 +35,7 @@ EXPIRED = "expired"  # secrets so begun are past their date
 
 # AADSTS number → status, error, text
 ERRORS: dict[int, tuple[int, str, str]] = {
+    50027: (401, "invalid_client", "JWT token is invalid or malformed."),
     70011: (400, "invalid_scope", "The provided request must include a 'scope' input parameter."),
     90002: (400, "invalid_request", "Tenant '{tenant}' not found. Check the tenant ID."),
     500011: (400, "invalid_resource", "The resource principal named {scope} was not found."),
@@ -40,6 +43,34 @@ ERRORS: dict[int, tuple[int, str, str]] = {
         400,
         "unauthorized_client",
         "Application with identifier '{client}' was not found in the directory '{tenant}'.",
+    ),
+    700021: (
+        401,
+        "invalid_client",
+        "Client assertion application identifier doesn't match 'client_id' parameter.",
+    ),
+    700023: (
+        401,
+        "invalid_client",
+        "Client assertion audience claim does not match Realm issuer.",
+    ),
+    700024: (
+        401,
+        "invalid_client",
+        "Client assertion is not within its valid time range. Current time and expiry do not fit.",
+    ),
+    700027: (
+        401,
+        "invalid_client",
+        "The certificate with identifier used to sign the client assertion is not registered on "
+        "application '{client}'.",
+    ),
+    700213: (
+        401,
+        "invalid_client",
+        "No matching federated identity record found for presented assertion subject. Check your "
+        "federated identity credential Subject, Audience and Issuer against the presented "
+        "assertion.",
     ),
     900023: (400, "invalid_request", "Specified tenant identifier '{tenant}' is not valid."),
     1002012: (
@@ -80,6 +111,13 @@ class Directory:
     audiences: frozenset[str] = frozenset(
         {"https://cognitiveservices.azure.com", "https://ai.azure.com"}
     )
+    certificates: tuple[str, ...] = ()  # PEM texts, registered with every app
+    federated_tokens: frozenset[str] = frozenset()
+    federated_token_file: Path | None = None  # one more, as the file has it at the moment
+    # managed identity: of the host, and those that may be named by any of their names
+    system_identity: bool = True
+    identities: frozenset[str] = frozenset()
+    identity_header: str = "simulator-identity-header"
     token_lifetime_s: int = 3599
     refresh_in_s: int | None = None
 
@@ -91,7 +129,7 @@ class Authority:
         self.directory = directory
         self.requests = 0
         self.issued = 0
-        self._clock = clock
+        self.clock = clock
         self._key = secrets.token_bytes(32)
         self._generation = 0
 
@@ -109,7 +147,7 @@ class Authority:
             ).items()
         }
         if script.err is not None:
-            return self._scripted(script, tenant, form)
+            return self.scripted(script, tenant, form)
         problem = self._check(tenant, form)
         if problem is not None:
             return self.error(problem, tenant, form)
@@ -138,13 +176,31 @@ class Authority:
             (not scope, 70011),
             (not scope.endswith(SCOPE_ENDING), 1002012),
             (scope.removesuffix(SCOPE_ENDING) not in RESOURCES | known.audiences, 500011),
-            (not secret, 7000218),
-            (secret.startswith(EXPIRED), 7000222),
-            (secret not in known.client_secrets, 7000215),
+            (not secret and not form.get("client_assertion"), 7000218),
         )
-        return next((number for wrong, number in problems if wrong), None)
+        problem = next((number for wrong, number in problems if wrong), None)
+        if problem is None and "client_assertion" in form:
+            return self._check_assertion(tenant, form)
+        if problem is None and secret.startswith(EXPIRED):
+            return 7000222
+        return 7000215 if problem is None and secret not in known.client_secrets else problem
 
-    def _scripted(self, script: Script, tenant: str, form: dict[str, str]) -> Fault:
+    def _check_assertion(self, tenant: str, form: dict[str, str]) -> int | None:
+        known = self.directory
+        if form.get("client_assertion_type") != assertion.ASSERTION_TYPE:
+            return 9002313
+        in_file = assertion.read_federated(known.federated_token_file)
+        return assertion.judge(
+            form["client_assertion"],
+            certificates=known.certificates,
+            federated=known.federated_tokens | ({in_file} if in_file else set()),
+            client=form["client_id"],
+            tenant=tenant,
+            now=self.clock(),
+        )
+
+    def scripted(self, script: Script, tenant: str, form: dict[str, str]) -> Fault:
+        """The answer that a script with an error asks for."""
         name = script.err or ""
         if name.startswith("aadsts"):
             return self.error(int(name.removeprefix("aadsts")), tenant, form)
@@ -152,12 +208,12 @@ class Authority:
             return self._throttled(int(name), script, tenant, form)
         if name == "500":
             name = "html500"  # the authority's own failures are pages
-        return build(name, Occasion(now=self._clock(), script=script))
+        return build(name, Occasion(now=self.clock(), script=script))
 
     def _throttled(self, status: int, script: Script, tenant: str, form: dict[str, str]) -> Fault:
         text = "The server is temporarily too busy to handle the request."
         fault = self._render(status, "temporarily_unavailable", (90033, text), (tenant, form))
-        hint = build("overloaded", Occasion(now=self._clock(), script=script)).headers
+        hint = build("overloaded", Occasion(now=self.clock(), script=script)).headers
         return Fault(fault.status, fault.body, fault.content_type, hint)
 
     def error(self, number: int, tenant: str, form: dict[str, str]) -> Fault:
@@ -177,7 +233,7 @@ class Authority:
         words = text.format(
             tenant=tenant, client=form.get("client_id", ""), scope=form.get("scope", "")
         )
-        stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
+        stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self.clock()))
         trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
         body = {
             "error": error,
@@ -196,7 +252,7 @@ class Authority:
     def mint(self, tenant: str, audience: str, client: str) -> str:
         """A bearer token for an audience."""
         self.issued += 1
-        now = self._clock()
+        now = self.clock()
         claims = {
             "aud": audience,
             "iss": f"https://sts.windows.net/{tenant}/",
@@ -221,7 +277,7 @@ class Authority:
         claims = json.loads(_decode(signed.partition(".")[2]))
         return bool(
             claims["gen"] == self._generation
-            and claims["exp"] > self._clock()
+            and claims["exp"] > self.clock()
             and claims["aud"] in self.directory.audiences
         )
 
@@ -237,7 +293,7 @@ def openid_configuration(origin: str, tenant: str) -> bytes:
             "token_endpoint": f"{base}/oauth2/v2.0/token",
             "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
             "issuer": f"{base}/v2.0",
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
         }
     ).encode()
 

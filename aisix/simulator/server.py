@@ -35,6 +35,7 @@ from aisix.simulator.checks import MALFORMED
 from aisix.simulator.control import PREFIX, control
 from aisix.simulator.entra import Authority, openid_configuration
 from aisix.simulator.faults import Occasion
+from aisix.simulator.identity import Identities
 from aisix.simulator.journal import CLIENT_CLOSED, CUT, STOPPED, Journal, RequestRecord
 from aisix.simulator.options import SimulatorOptions
 from aisix.simulator.script import ENTRA, HEADER, NORMAL, Script, ScriptBook, ScriptError
@@ -55,6 +56,7 @@ class Simulator:
         self.options = options or SimulatorOptions()
         self.journal = Journal(self.options.keep_requests)
         self.authority = Authority(self.options.directory, clock=self.options.clock)
+        self.identities = Identities(self.authority)
         self.book = ScriptBook(
             self.options.script, faults.NAMES, scripted_names=self.options.scripted_names
         )
@@ -114,12 +116,12 @@ class Simulator:
 
     @property
     def azure_requests(self) -> list[RequestRecord]:
-        """The recorded requests but those to the token endpoint."""
+        """The recorded requests but those for tokens."""
         return self.journal.matching(lambda r: r.operation not in ("token", "openid-configuration"))
 
     @property
     def token_requests(self) -> list[RequestRecord]:
-        """The recorded requests to the token endpoint."""
+        """The recorded requests for tokens, at any of their endpoints."""
         return self.journal.matching(lambda r: r.operation == "token")
 
     def script(self, deployment: str, script: str, times: int = 1) -> Script:
@@ -293,7 +295,7 @@ class _Exchange(HTTPMessageDelegate):
 
     def _answer(self, body: bytes) -> tuple[Answer, Script]:
         place = locate(self._record.path)
-        if place.kind in {"token", "openid"} and self._simulator.options.entra:
+        if place.kind in {"token", "identity", "openid"} and self._simulator.options.entra:
             return self._entra(place, body)
         value = _loads(body)
         if place.v1 and isinstance(value, dict) and isinstance(value.get("model"), str):
@@ -321,7 +323,13 @@ class _Exchange(HTTPMessageDelegate):
             script = self._resolve(ENTRA)
         except ScriptError as error:
             return _refused(error), NORMAL
-        fault = simulator.authority.answer(place.tenant, body, script)
+        if place.kind == "identity":
+            record = self._record
+            fault = simulator.identities.answer(
+                record.path, query=record.query, headers=record.headers, script=script
+            )
+        else:
+            fault = simulator.authority.answer(place.tenant, body, script)
         kind = [("content-type", fault.content_type), ("cache-control", "no-store, no-cache")]
         return Answer(fault.status, [*kind, *fault.headers], fault.body), script
 

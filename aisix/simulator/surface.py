@@ -20,6 +20,7 @@ from aisix.simulator.content import JsonObject, compose_chat, compose_text
 from aisix.simulator.entra import Authority
 from aisix.simulator.events import ChatStream, text_events
 from aisix.simulator.faults import Fault, Occasion
+from aisix.simulator.identity import APP_PATH, IMDS_PATH
 from aisix.simulator.options import SimulatorOptions
 from aisix.simulator.script import Script
 
@@ -41,7 +42,7 @@ _OTHER = re.compile(r"/openai/([^/]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a path names. `kind`: azure, token, openid or nowhere."""
+    """What a path names. `kind`: azure, token, identity, openid or nowhere."""
 
     kind: str
     operation: str = ""
@@ -81,6 +82,8 @@ def locate(path: str) -> Place:
         return Place(kind="token", tenant=unquote(match[1]), operation="token")
     if match := _OPENID.fullmatch(path):
         return Place(kind="openid", tenant=unquote(match[1]), operation="openid-configuration")
+    if path in {IMDS_PATH, APP_PATH}:
+        return Place(kind="identity", operation="token")
     if match := _OTHER.fullmatch(path):
         return Place(kind="azure", operation=match[1])
     return Place(kind="nowhere")
