@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from aisix.auth.authenticator import Authenticator
 from aisix.config import Config
 from aisix.core.ports import Adapter, Clock, TokenSource
-from aisix.core.resources import ClientSecret, ResourceKey
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.dispatch import DefaultDeadlines, Dispatcher
 from aisix.limits.limiter import BucketStore, TokenBucketLimiter
@@ -75,10 +74,8 @@ def secrets_of(snapshot: Snapshot) -> Iterator[str]:
     """What must never appear in a log, whatever an upstream echoes."""
     for alias in snapshot.every_alias():
         credential = alias.deployment.credential
-        if isinstance(credential, ResourceKey):
-            yield credential.key
-        elif isinstance(credential, ClientSecret):
-            yield credential.client_secret
+        if credential is not None:
+            yield from credential.secrets
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from aisix.core.ports import (
     UpstreamAnswer,
     UpstreamCall,
 )
-from aisix.core.resources import Alias, ClientSecret, Deployment
+from aisix.core.resources import Alias, Deployment, ResourceKey, TokenCredential
 from aisix.errors import (
     CredentialRefused,
     CredentialUnusable,
@@ -123,9 +123,9 @@ class Dispatcher:
         adapter = self._adapter(deployment)
         credential = deployment.credential
         token = (
-            await self._token(exchange, credential)
-            if isinstance(credential, ClientSecret)
-            else None
+            None
+            if credential is None or isinstance(credential, ResourceKey)
+            else await self._token(exchange, credential)
         )
         repairs = Repairs(
             token=token is not None,
@@ -199,7 +199,7 @@ class Dispatcher:
             ) from error
         return adapter
 
-    async def _token(self, exchange: Exchange, credential: ClientSecret) -> str:
+    async def _token(self, exchange: Exchange, credential: TokenCredential) -> str:
         try:
             return await self._tokens.token(credential)
         except GatewayError as error:
@@ -210,8 +210,8 @@ class Dispatcher:
         self, exchange: Exchange, deployment: Deployment, rejected: str, refusal: UpstreamRejected
     ) -> str:
         """A fresh token; when there is none to be had, Azure's own refusal stands."""
-        credential = _require(deployment.credential)
-        if not isinstance(credential, ClientSecret):
+        credential = deployment.credential
+        if credential is None or isinstance(credential, ResourceKey):
             raise refusal
         try:
             return await self._tokens.renew(credential, rejected)

@@ -40,17 +40,21 @@ class Draft:
 
 
 def draft_provider_key(
-    body: Mapping[str, Any], stored: StoredResource | None, *, adapters: Mapping[str, Adapter]
+    body: Mapping[str, Any],
+    stored: StoredResource | None,
+    *,
+    adapters: Mapping[str, Adapter],
+    now: float,
 ) -> Draft:
-    """A provider key from its body; `stored` is the one it replaces. Raises Refusal."""
+    """A provider key from its body at `now`; `stored` is the one it replaces. Raises Refusal.
+
+    A secret that is kept is not judged again: a certificate that has expired meanwhile must not be
+    in the way of another change.
+    """
     provider = body.get("provider", "")
     adapter_name = _adapter_name(body.get("adapter"), provider, adapters)
     adapter = adapters[adapter_name]
     secret = _secret(body, stored)
-    if stored is None or secret != stored.secret or stored.doc.get("adapter") != adapter_name:
-        field_name = "/api_key" if "api_key" in body else "/secret"
-        with _at(field_name):
-            adapter.parse_secret(secret)
     doc: dict[str, Any] = {
         "display_name": body["display_name"],
         "provider": provider,
@@ -61,6 +65,10 @@ def draft_provider_key(
     if "api_version" in body:
         with _at("/api_version"):
             doc["api_version"] = adapter.parse_api_version(body["api_version"])
+    if stored is None or secret != stored.secret or stored.doc.get("adapter") != adapter_name:
+        with _at("/api_key" if "api_key" in body else "/secret"):
+            credential = adapter.parse_secret(secret)
+            adapter.check_credential(credential, api_base=doc["api_base"], now=now)
     return Draft(name=body["display_name"], doc=doc, secret=secret)
 
 

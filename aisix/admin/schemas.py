@@ -113,8 +113,11 @@ def _rate_limit(*, nullable: bool) -> Schema:
 
 def _provider_key(adapters: Sequence[str]) -> Schema:
     secret = _text(
-        "An Azure OpenAI resource key, or an Entra ID app registration as JSON text: tenant_id, "
-        'client_id, client_secret and optionally authority_host and scope. Reads show "***".',
+        "An Azure OpenAI resource key, or an Entra ID credential as JSON text: tenant_id, "
+        "client_id and client_secret or client_certificate (PEM text), optionally authority_host; "
+        '{"managed_identity": true} with at most one of client_id, object_id, resource_id; '
+        '{"workload_identity": true} with what the environment does not say; in all of them '
+        'optionally scope. Reads show "***".',
         max_length=65536,
         writeOnly=True,
     )

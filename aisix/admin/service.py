@@ -261,7 +261,9 @@ class AdminService:
         rows: Sequence[StoredResource],
     ) -> rules.Draft:
         if kind == PROVIDER_KEYS:
-            draft = rules.draft_provider_key(body, stored, adapters=self._adapters)
+            draft = rules.draft_provider_key(
+                body, stored, adapters=self._adapters, now=self._clock.time()
+            )
         elif kind == MODELS:
             wanted = body["provider_key_id"]
             keys = (row for row in rows if row.kind == PROVIDER_KEYS and row.id == wanted)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from aisix.core.endpoints import EndpointSpec
 from aisix.core.exchange import Exchange, Hold, Payload, Usage
-from aisix.core.resources import ClientSecret, Credential, Deployment
+from aisix.core.resources import Credential, Deployment, TokenCredential
 from aisix.core.snapshot import Snapshot
 from aisix.errors import GatewayError, UpstreamRejected
 
@@ -174,10 +174,10 @@ class Transport(Protocol):
 class TokenSource(Protocol):
     """Entra ID tokens, from wherever they are fetched."""
 
-    async def token(self, credential: ClientSecret) -> str:
+    async def token(self, credential: TokenCredential) -> str:
         """A usable access token. Raises CredentialRefused, CredentialUnavailable."""
 
-    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+    async def renew(self, credential: TokenCredential, rejected: str) -> str:
         """A token other than `rejected`, which Azure refused; at most one forced fetch for it."""
 
 
@@ -193,7 +193,7 @@ class TokenLease:
 class TokenLender(TokenSource, Protocol):
     """A source whose tokens are kept by others too: it says for how long."""
 
-    def lease(self, credential: ClientSecret) -> TokenLease:
+    def lease(self, credential: TokenCredential) -> TokenLease:
         """Of the token handed out last."""
 
 
@@ -210,6 +210,10 @@ class Adapter(Protocol):
 
     def parse_secret(self, secret: str) -> Credential:
         """The credential that `secret` spells. Raises FieldError, never echoing it."""
+
+    def check_credential(self, credential: Credential, *, api_base: str, now: float) -> None:
+        """What else can be known of a credential that is about to be stored for `api_base`, at
+        `now` (UTC epoch seconds). Raises FieldError, never echoing a secret."""
 
     def check_deployment_name(self, name: str) -> None:
         """Raises FieldError when `name` cannot be a deployment."""

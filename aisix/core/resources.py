@@ -7,8 +7,8 @@ out of every repr. Three identities are never mixed: `Alias` (what a caller asks
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from aisix.core.patterns import matches
 
@@ -36,12 +36,25 @@ class LimitPolicy:
 class ResourceKey:
     """An Azure OpenAI resource key, sent as `api-key`."""
 
+    kind: ClassVar[str] = "resource_key"
+
     key: str = field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown."""
+        return (self.key,)
+
+
+# All fields of a credential are its identity wherever tokens are kept: a rotated secret never meets
+# the old token. `authority` is an origin, `scope` ends in `/.default`; both of the same cloud.
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """An Entra ID app registration. `authority` is an origin, `scope` ends in `/.default`."""
+    """An Entra ID app registration that shows a secret."""
+
+    kind: ClassVar[str] = "client_secret"
 
     tenant_id: str
     client_id: str
@@ -49,14 +62,101 @@ class ClientSecret:
     authority: str
     scope: str
 
-    def fingerprint(self) -> str:
-        """Identity for caches: all fields, so that a rotated secret never meets the old token."""
-        parts = (self.tenant_id, self.client_id, self.client_secret, self.authority, self.scope)
-        text = "".join(f"{len(part)}:{part}" for part in parts)
-        return hashlib.sha256(text.encode()).hexdigest()
+    @property
+    def names(self) -> dict[str, str]:
+        """Who it is, for the log."""
+        return {"tenant_id": self.tenant_id, "client_id": self.client_id}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown."""
+        return (self.client_secret,)
 
 
-Credential = ResourceKey | ClientSecret
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """An Entra ID app registration that signs with the key of a certificate.
+
+    `certificate` is PEM text of both, `password` opens the key if it is encrypted.
+    """
+
+    kind: ClassVar[str] = "client_certificate"
+
+    tenant_id: str
+    client_id: str
+    certificate: str = field(repr=False)
+    authority: str
+    scope: str
+    password: str | None = field(repr=False, default=None)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Who it is, for the log."""
+        return {"tenant_id": self.tenant_id, "client_id": self.client_id}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown."""
+        return (self.certificate, self.password) if self.password else (self.certificate,)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedIdentity:
+    """The identity that Azure gave the machine, or the one of its several that `identity` names.
+
+    `identity_kind` is "client_id", "object_id" or "resource_id"; "" with an empty `identity` is
+    the system-assigned one.
+    """
+
+    kind: ClassVar[str] = "managed_identity"
+
+    scope: str
+    identity_kind: str = ""
+    identity: str = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Who it is, for the log."""
+        return {self.identity_kind: self.identity} if self.identity_kind else {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Azure keeps them."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadIdentity:
+    """An Entra ID app registration that trusts the tokens of a Kubernetes service account.
+
+    What is None is the environment's when a token is fetched; without any authority the public
+    cloud's, without `scope` the one of the authority's cloud.
+    """
+
+    kind: ClassVar[str] = "workload_identity"
+
+    tenant_id: str | None = None
+    client_id: str | None = None
+    token_file: str | None = None
+    authority: str | None = None
+    scope: str | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Who it is, for the log."""
+        named = {"tenant_id": self.tenant_id, "client_id": self.client_id}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Kubernetes keeps them."""
+        return ()
+
+
+TokenCredential = ClientSecret | ClientCertificate | ManagedIdentity | WorkloadIdentity
+"""What an Entra ID token is fetched with."""
+
+Credential = ResourceKey | TokenCredential
 
 
 @dataclass(frozen=True, slots=True)

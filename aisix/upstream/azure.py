@@ -18,7 +18,7 @@ from aisix import __version__
 from aisix.core.endpoints import OPTED_USAGE, BodyForm, EndpointSpec
 from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
-from aisix.core.resources import ClientSecret, Credential, Deployment, ResourceKey
+from aisix.core.resources import ClientCertificate, Credential, Deployment, ResourceKey
 from aisix.errors import (
     CredentialUnusable,
     FieldError,
@@ -27,7 +27,7 @@ from aisix.errors import (
 )
 from aisix.upstream import address, refusals
 from aisix.upstream.body import render_body
-from aisix.upstream.secret import parse_secret
+from aisix.upstream.secret import check_cloud, parse_secret
 
 _OWN_HEADERS = frozenset(
     {
@@ -80,6 +80,17 @@ class AzureOpenAI:
     def parse_secret(self, secret: str) -> Credential:
         """The credential that `secret` spells. Raises FieldError, never echoing it."""
         return parse_secret(secret)
+
+    def check_credential(self, credential: Credential, *, api_base: str, now: float) -> None:
+        """Whether the certificate is good, and the scope of the cloud of `api_base`. Raises
+        FieldError, never echoing a secret."""
+        if isinstance(credential, ClientCertificate):
+            # imported here: only the control half writes, and cryptography is large
+            from aisix.upstream.certificate import check_certificate  # noqa: PLC0415
+
+            check_certificate(credential.certificate, credential.password, now=now)
+        if not isinstance(credential, ResourceKey):
+            check_cloud(credential, api_base)
 
     def check_deployment_name(self, name: str) -> None:
         """Raises FieldError when `name` cannot be a deployment."""
@@ -246,7 +257,7 @@ def _url(spec: EndpointSpec, deployment: Deployment, path: str) -> str:
 def _authentication(credential: Credential | None, token: str | None) -> tuple[str, str]:
     if isinstance(credential, ResourceKey):
         return ("api-key", credential.key)
-    if isinstance(credential, ClientSecret) and token:
+    if credential is not None and token:
         return ("Authorization", f"Bearer {token}")
     raise CredentialUnusable("invalid upstream credentials: there is nothing to authenticate with")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aisix.core.ports import Clock, Transport
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import TokenCredential
 from aisix.upstream.tokens import FetchRecorder, Grant, TokenKeeper
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class EntraTokens(TokenKeeper):
         self._deadline_s = deadline_s
         _silence()
 
-    async def _ask(self, credential: ClientSecret) -> Grant:
+    async def _ask(self, credential: TokenCredential) -> Grant:
         # in a thread: whoever is being served meanwhile must not wait for an import
         kind = await asyncio.to_thread(_load)
         return await kind(self._transport, self._deadline_s).fetch(credential)

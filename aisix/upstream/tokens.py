@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aisix.core.ports import Clock, TokenLease
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import TokenCredential
 from aisix.errors import CredentialRefused, CredentialUnavailable, UpstreamFailed
 
 EXPIRY_MARGIN_S = 60.0
@@ -73,7 +73,7 @@ class FetchRecorder(Protocol):
         """The token authority was asked."""
 
 
-Fetch = Callable[[ClientSecret], Awaitable[Grant]]
+Fetch = Callable[[TokenCredential], Awaitable[Grant]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +150,10 @@ class TokenKeeper:
         self._recorder = recorder
         self._jitter = jitter
         # all fields of a credential are its key: a rotated secret never meets the old token
-        self._entries: dict[ClientSecret, _Entry] = {}
+        self._entries: dict[TokenCredential, _Entry] = {}
         self._closed = False
 
-    async def token(self, credential: ClientSecret) -> str:
+    async def token(self, credential: TokenCredential) -> str:
         """A usable access token. Raises CredentialRefused, CredentialUnavailable."""
         now = self._clock.monotonic()
         entry = self._entries.get(credential) or self._enter(credential, now)
@@ -167,7 +167,7 @@ class TokenKeeper:
             return entry.token
         raise self._error(entry)
 
-    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+    async def renew(self, credential: TokenCredential, rejected: str) -> str:
         """A token other than `rejected`, which Azure refused.
 
         Raises CredentialRefused, CredentialUnavailable when there is no other one: the authority
@@ -187,7 +187,7 @@ class TokenKeeper:
             raise _same_token()
         return entry.token
 
-    def lease(self, credential: ClientSecret) -> TokenLease:
+    def lease(self, credential: TokenCredential) -> TokenLease:
         """How long the token handed out last may be kept by its user."""
         entry = self._entries.get(credential)
         if entry is None:
@@ -205,7 +205,7 @@ class TokenKeeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _enter(self, credential: ClientSecret, now: float) -> _Entry:
+    def _enter(self, credential: TokenCredential, now: float) -> _Entry:
         # only a new credential makes the table grow, so this is the one place to shorten it
         stale = [
             known
@@ -221,7 +221,7 @@ class TokenKeeper:
         return entry.forced_at is not None and now - entry.forced_at < FORCED_EVERY_S
 
     def _start(
-        self, credential: ClientSecret, entry: _Entry, *, reason: str
+        self, credential: TokenCredential, entry: _Entry, *, reason: str
     ) -> asyncio.Task[None] | None:
         """The running fetch, a new one, or None while the authority is left alone."""
         if entry.fetch is not None:
@@ -234,13 +234,13 @@ class TokenKeeper:
         entry.fetch = asyncio.create_task(self._run(credential, entry, reason))
         return entry.fetch
 
-    async def _wait(self, credential: ClientSecret, entry: _Entry, *, reason: str) -> None:
+    async def _wait(self, credential: TokenCredential, entry: _Entry, *, reason: str) -> None:
         task = self._start(credential, entry, reason=reason)
         if task is not None:
             # not `await task`: a waiter may be cancelled, and the fetch goes on for the others
             await asyncio.wait({task})
 
-    async def _run(self, credential: ClientSecret, entry: _Entry, reason: str) -> None:
+    async def _run(self, credential: TokenCredential, entry: _Entry, reason: str) -> None:
         """One fetch. Never raises: who waits reads the outcome from `entry`."""
         ok = False
         try:
@@ -253,8 +253,8 @@ class TokenKeeper:
                 "token.failed",
                 extra={
                     "reason": reason,
-                    "tenant_id": credential.tenant_id,
-                    "client_id": credential.client_id,
+                    "credential": credential.kind,
+                    **credential.names,
                     "detail": failure.detail,
                 },
             )

@@ -18,7 +18,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-from aisix.core.resources import Alias, ApiKey, ClientSecret, Deployment
+from aisix.core.resources import Alias, ApiKey, Deployment, TokenCredential
 from aisix.core.snapshot import Snapshot
 
 BACKLOG = 128
@@ -103,7 +103,7 @@ class TokenWanted:
     """Worker: a token, please; other than `rejected` if that is set."""
 
     number: int
-    credential: ClientSecret
+    credential: TokenCredential
     rejected: str | None = field(repr=False, default=None)
 
 

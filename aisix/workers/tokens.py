@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aisix.core.ports import Clock
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import TokenCredential
 from aisix.errors import CredentialRefused, CredentialUnavailable, UpstreamFailed
 from aisix.workers.link import TokenGiven, TokenRefused
 
@@ -24,7 +24,7 @@ class Source(Protocol):
     """Where tokens are asked for: the uplink."""
 
     async def ask(
-        self, credential: ClientSecret, rejected: str | None
+        self, credential: TokenCredential, rejected: str | None
     ) -> TokenGiven | TokenRefused:
         """A token or a refusal. Raises CredentialUnavailable."""
 
@@ -39,7 +39,7 @@ class _Kept:
     expires_at: float
 
 
-_Question = tuple[ClientSecret, str | None]
+_Question = tuple[TokenCredential, str | None]
 
 
 class LinkedTokens:
@@ -48,14 +48,14 @@ class LinkedTokens:
     def __init__(self, source: Source, clock: Clock) -> None:
         self._source = source
         self._clock = clock
-        self._kept: dict[ClientSecret, _Kept] = {}
+        self._kept: dict[TokenCredential, _Kept] = {}
         self._questions: dict[_Question, asyncio.Task[str]] = {}
 
     def __len__(self) -> int:
         """Tokens held."""
         return len(self._kept)
 
-    async def token(self, credential: ClientSecret) -> str:
+    async def token(self, credential: TokenCredential) -> str:
         """A usable access token. Raises CredentialRefused, CredentialUnavailable."""
         now = self._clock.monotonic()
         kept = self._kept.get(credential)
@@ -71,7 +71,7 @@ class LinkedTokens:
                 return kept.token
             raise
 
-    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+    async def renew(self, credential: TokenCredential, rejected: str) -> str:
         """A token other than `rejected`. Raises CredentialRefused, CredentialUnavailable."""
         kept = self._kept.get(credential)
         now = self._clock.monotonic()
@@ -87,11 +87,11 @@ class LinkedTokens:
             task.cancel()
         await asyncio.gather(*questions, return_exceptions=True)
 
-    async def _answer(self, credential: ClientSecret, rejected: str | None) -> str:
+    async def _answer(self, credential: TokenCredential, rejected: str | None) -> str:
         # shielded: a waiter may be cancelled, and the question stands for the others
         return await asyncio.shield(self._question(credential, rejected))
 
-    def _question(self, credential: ClientSecret, rejected: str | None) -> asyncio.Task[str]:
+    def _question(self, credential: TokenCredential, rejected: str | None) -> asyncio.Task[str]:
         key = (credential, rejected)
         task = self._questions.get(key)
         if task is None:
@@ -105,14 +105,14 @@ class LinkedTokens:
         if not task.cancelled():
             task.exception()  # asked behind the requests: nobody may be waiting for it
 
-    async def _ask(self, credential: ClientSecret, rejected: str | None) -> str:
+    async def _ask(self, credential: TokenCredential, rejected: str | None) -> str:
         said = await self._source.ask(credential, rejected)
         if isinstance(said, TokenRefused):
             raise _error(said)
         self._keep(credential, said)
         return said.token
 
-    def _keep(self, credential: ClientSecret, given: TokenGiven) -> None:
+    def _keep(self, credential: TokenCredential, given: TokenGiven) -> None:
         now = self._clock.monotonic()
         if credential not in self._kept:
             # only a new credential makes the table grow, so this is the one place to shorten it

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aisix.core.ports import HealthView
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import TokenCredential
 from aisix.core.snapshot import Snapshot
 from aisix.errors import CredentialUnavailable
 from aisix.workers.link import (
@@ -119,7 +119,7 @@ class Uplink:
     # ── tokens ──
 
     async def ask(
-        self, credential: ClientSecret, rejected: str | None, *, timeout_s: float = TOKEN_S
+        self, credential: TokenCredential, rejected: str | None, *, timeout_s: float = TOKEN_S
     ) -> TokenGiven | TokenRefused:
         """What the control process says. Raises CredentialUnavailable when it says nothing."""
         if self._link is None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aisix.core.ports import TokenLease
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import ClientSecret, TokenCredential
 from aisix.core.snapshot import Snapshot
 from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.routing.health import UNHEALTHY_AFTER, Health
@@ -34,13 +34,13 @@ class Lender:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def token(self, credential: ClientSecret) -> str:
+    async def token(self, credential: TokenCredential) -> str:
         return await self._give(None)
 
-    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+    async def renew(self, credential: TokenCredential, rejected: str) -> str:
         return await self._give(rejected)
 
-    def lease(self, credential: ClientSecret) -> TokenLease:
+    def lease(self, credential: TokenCredential) -> TokenLease:
         return TokenLease(100.0, 200.0, 300.0)
 
     async def _give(self, rejected: str | None) -> str:

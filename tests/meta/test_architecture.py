@@ -35,7 +35,7 @@ DOORS = {
     "mmap": {"limits", "telemetry", "workers"},
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
-    "cryptography": {"store", "routing", "simulator"},
+    "cryptography": {"store", "routing", "upstream", "simulator"},
     "multipart": {"routing", "simulator"},
     "prometheus_client": {"telemetry"},
     "azure": {"upstream"},

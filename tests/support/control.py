@@ -79,6 +79,9 @@ class StubAdapter:
             raise FieldError("is not usable")
         return ResourceKey(secret)
 
+    def check_credential(self, credential: Credential, *, api_base: str, now: float) -> None:
+        """All are good."""
+
     def check_deployment_name(self, name: str) -> None:
         """No spaces."""
         if " " in name:

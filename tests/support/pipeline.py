@@ -17,7 +17,14 @@ from aisix.auth.authenticator import Authenticator
 from aisix.auth.tokens import hash_token
 from aisix.core.endpoints import FAMILIES, EndpointSpec
 from aisix.core.exchange import Exchange
-from aisix.core.resources import Alias, ApiKey, ClientSecret, Deployment, LimitPolicy
+from aisix.core.resources import (
+    Alias,
+    ApiKey,
+    ClientSecret,
+    Deployment,
+    LimitPolicy,
+    TokenCredential,
+)
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.dispatch import DefaultDeadlines, Dispatcher
 from aisix.errors import CallerDeparted, GatewayError
@@ -109,13 +116,13 @@ class ScriptedTokens:
         self.renewals: list[str] = []
         self.renew_error: GatewayError | None = None
 
-    async def token(self, credential: ClientSecret) -> str:
+    async def token(self, credential: TokenCredential) -> str:
         """The current token."""
         if self.error is not None:
             raise self.error
         return self.current
 
-    async def renew(self, credential: ClientSecret, rejected: str) -> str:
+    async def renew(self, credential: TokenCredential, rejected: str) -> str:
         """The next token."""
         self.renewals.append(rejected)
         if self.renew_error is not None:

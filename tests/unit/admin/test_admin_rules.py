@@ -25,7 +25,7 @@ def stored_key(**fields: Any) -> StoredResource:
 def key_draft(stored: StoredResource | None = None, adapter: Any = None, **fields: Any):
     body = {name: value for name, value in {**AZURE_KEY, **fields}.items() if value is not None}
     adapters: Any = {"azure-openai": adapter or ADAPTER}
-    return rules.draft_provider_key(body, stored, adapters=adapters)
+    return rules.draft_provider_key(body, stored, adapters=adapters, now=0.0)
 
 
 def refusal(call, *args, **fields) -> str:
@@ -55,11 +55,15 @@ def test_api_key_is_another_name_of_secret():
 def test_the_adapter_follows_from_the_provider_azure_only():
     assert key_draft(adapter=None).doc["adapter"] == "azure-openai"
     body = {"display_name": "k", "provider": "azure", "secret": "s", "api_base": "b"}
-    draft = rules.draft_provider_key(body, None, adapters=ADAPTERS)
+    draft = rules.draft_provider_key(body, None, adapters=ADAPTERS, now=0.0)
     assert draft.doc["adapter"] == "azure-openai"
     for provider in ("openai", "", "Azure"):
         said = refusal(
-            rules.draft_provider_key, {**body, "provider": provider}, None, adapters=ADAPTERS
+            rules.draft_provider_key,
+            {**body, "provider": provider},
+            None,
+            adapters=ADAPTERS,
+            now=0.0,
         )
         assert said.startswith("/adapter: is required")
         assert '"azure-openai"' in said

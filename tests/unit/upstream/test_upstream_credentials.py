@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from aisix.core.resources import ClientSecret
+from aisix.core.ports import Route
+from aisix.core.resources import ClientSecret, ManagedIdentity
 from aisix.errors import (
     CredentialRefused,
     CredentialUnavailable,
@@ -96,6 +97,7 @@ async def test_one_post_goes_to_the_authority_under_its_own_scheme(authority):
     assert await tokens.token(app(authority)) == "eyJtoken"
     (call,) = transport.calls
     assert call.target.method == "POST"
+    assert call.target.route == Route()
     assert call.target.url == f"{authority}/tenant-1/oauth2/v2.0/token"
     assert parse_qs(call.body.decode()) == {
         "client_id": ["client-1"],
@@ -107,6 +109,18 @@ async def test_one_post_goes_to_the_authority_under_its_own_scheme(authority):
     assert headers["content-type"] == "application/x-www-form-urlencoded"
     assert 0 < call.deadlines.total_s <= 10
     assert "authorization" not in headers
+
+
+async def test_only_a_managed_identity_may_be_fetched_from_a_link_local_address(monkeypatch):
+    for name in ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_POD_IDENTITY_AUTHORITY_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    tokens, transport = tokens_over(granted(resource="https://cognitiveservices.azure.com"))
+    scope = "https://cognitiveservices.azure.com/.default"
+    assert await tokens.token(ManagedIdentity(scope)) == "eyJtoken"
+    (call,) = transport.calls
+    assert call.target.url.startswith("http://169.254.169.254/metadata/identity/oauth2/token?")
+    assert call.target.route == Route(link_local=True)
+    assert call.body == b""
 
 
 @pytest.mark.parametrize("expiry", [{"expires_in": "3599"}, {"expires_in": 3599, "refresh_in": 9}])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aisix.core.resources import ClientSecret
+from aisix.core.resources import ClientSecret, TokenCredential
 from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.workers.link import TokenGiven, TokenRefused
 from aisix.workers.tokens import LinkedTokens
@@ -31,9 +31,9 @@ class Asked:
         self.hold.set()
 
     async def ask(
-        self, credential: ClientSecret, rejected: str | None
+        self, credential: TokenCredential, rejected: str | None
     ) -> TokenGiven | TokenRefused:
-        self.questions.append((credential.client_id, rejected))
+        self.questions.append((credential.names["client_id"], rejected))
         await self.hold.wait()
         answer = self.answers.pop(0)
         if answer is None:
