@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aisix.admin.service import AdminService
 from aisix.config import Config
 from aisix.core.ports import Adapter, Clock, HealthView, SnapshotSink, Transport
-from aisix.store.cipher import unlock
+from aisix.store.cipher import Cipher, unlock
 from aisix.store.database import Database
 from aisix.store.resources import SqliteResourceStore
 from aisix.upstream.credentials import EntraTokens
@@ -57,19 +57,27 @@ async def build_control(
 
     Raises StoreUnavailable.
     """
+    tokens = EntraTokens(transport=transport, clock=clock, recorder=recorder)
     try:
         database = await Database.open(config.store.path)
         try:
-            service = await _load(
-                config, database, clock=clock, adapters=adapters, health=health, sink=sink
+            cipher = await _unlock(config, database)
+            service = AdminService(
+                SqliteResourceStore(database, cipher),
+                sink,
+                adapters=adapters,
+                health=health,
+                tokens=tokens,
+                clock=clock,
+                seal_key=cipher.derive("response ids"),
             )
+            await service.load()
         except BaseException:
             await database.close()
             raise
     except BaseException:
         await transport.close()
         raise
-    tokens = EntraTokens(transport=transport, clock=clock, recorder=recorder)
     return ControlHalf(
         database=database,
         service=service,
@@ -79,15 +87,7 @@ async def build_control(
     )
 
 
-async def _load(
-    config: Config,
-    database: Database,
-    *,
-    clock: Clock,
-    adapters: Mapping[str, Adapter],
-    health: HealthView,
-    sink: SnapshotSink,
-) -> AdminService:
+async def _unlock(config: Config, database: Database) -> Cipher:
     unlocked = await unlock(database, key=config.store.encryption_key)
     if unlocked.created:
         _log.info(
@@ -99,14 +99,4 @@ async def _load(
             "store.key_exposed",
             extra={"path": str(unlocked.key_file), "advice": "chmod 600: it opens all secrets"},
         )
-    store = SqliteResourceStore(database, unlocked.cipher)
-    service = AdminService(
-        store,
-        sink,
-        adapters=adapters,
-        health=health,
-        clock=clock,
-        seal_key=unlocked.cipher.derive("response ids"),
-    )
-    await service.load()
-    return service
+    return unlocked.cipher

@@ -217,10 +217,12 @@ def _components(schemas: Schemas) -> Mapping[str, Schema]:
         components[title] = schemas.value[kind]
         components[f"{title}Create"] = schemas.create[kind]
         components[f"{title}Replace"] = schemas.replace[kind]
+        more = {"credential": _CREDENTIAL} if kind == PROVIDER_KEYS else {}
         components[f"{title}Entry"] = _closed(
             id={"type": "string", "format": "uuid"},
             value=_ref(title),
             revision={"type": "integer", "minimum": 1},
+            **more,
         )
         components[f"{title}List"] = {"type": "array", "items": _ref(f"{title}Entry")}
     components["Rotation"] = schemas.rotation
@@ -244,6 +246,35 @@ def _closed(**properties: Schema) -> Schema:
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
+
+_CREDENTIAL: Schema = {
+    **_closed(
+        kind={
+            "enum": [
+                "resource_key",
+                "client_secret",
+                "client_certificate",
+                "managed_identity",
+                "workload_identity",
+            ]
+        },
+        token_expires_at={
+            "type": ["string", "null"],
+            "format": "date-time",
+            "description": "Of the Entra ID token at hand; null when there is none.",
+        },
+        last_error={
+            **_closed(
+                at={"type": "string", "format": "date-time"},
+                message={"type": "string"},
+            ),
+            "type": ["object", "null"],
+            "description": "The newest failure to get a token since the last success.",
+        },
+    ),
+    "type": ["object", "null"],
+    "description": "How the provider key signs in; null when its stored secret cannot be used.",
+}
 
 _HEALTH: Schema = _closed(
     status={"enum": ["ok", "degraded", "unhealthy"]},

@@ -16,7 +16,8 @@ from typing import Any
 
 from aisix.admin.refusals import Refusal, invalid
 from aisix.admin.schemas import MASK, PROVIDER_KEYS
-from aisix.core.ports import Adapter, StoredResource
+from aisix.core.ports import Adapter, StoredResource, TokenState
+from aisix.core.resources import Credential
 from aisix.errors import FieldError
 
 AZURE_PROVIDER = "azure"
@@ -141,6 +142,16 @@ def present(row: StoredResource) -> dict[str, Any]:
     if row.kind == PROVIDER_KEYS:
         value["secret"] = MASK
     return {"id": row.id, "value": value, "revision": row.revision}
+
+
+def present_credential(credential: Credential, state: TokenState) -> dict[str, Any]:
+    """How a provider key signs in, and how its tokens fare."""
+    expires_at, failure = state.expires_at, state.failure
+    return {
+        "kind": credential.kind,
+        "token_expires_at": None if expires_at is None else render_time(expires_at),
+        "last_error": failure and {"at": render_time(failure[0]), "message": failure[1]},
+    }
 
 
 def hash_key(plaintext: str) -> str:

@@ -35,9 +35,12 @@ from aisix.core.ports import (
     StoreConflict,
     StoredResource,
     StoreUnavailable,
+    TokenState,
+    TokenView,
 )
-from aisix.core.resources import Alias
+from aisix.core.resources import Alias, ResourceKey
 from aisix.core.snapshot import Snapshot
+from aisix.errors import FieldError
 
 STALE_AFTER_S = 300.0
 """A snapshot that could not be compared with the store for this long makes health degraded."""
@@ -71,6 +74,7 @@ class AdminService:
         *,
         adapters: Mapping[str, Adapter],
         health: HealthView,
+        tokens: TokenView,
         clock: Clock,
         seal_key: bytes = b"",
     ) -> None:
@@ -81,6 +85,7 @@ class AdminService:
         self._sink = sink
         self._adapters = adapters
         self._health = health
+        self._tokens = tokens
         self._clock = clock
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
@@ -133,7 +138,7 @@ class AdminService:
     async def list_all(self, kind: str) -> Sequence[Entry]:
         """All resources of a kind, oldest first."""
         with _store_errors():
-            return [rules.present(row) for row in await self._store.list(kind)]
+            return [self._present(row) for row in await self._store.list(kind)]
 
     async def read(self, kind: str, id: str) -> Entry:
         """One resource. Raises Refusal 404."""
@@ -141,7 +146,7 @@ class AdminService:
             row = await self._store.get(kind, id)
         if row is None:
             raise refusals.not_found()
-        return rules.present(row)
+        return self._present(row)
 
     async def health(self) -> dict[str, Any]:
         """How the models fare, and whether the published snapshot is the store's newest."""
@@ -183,7 +188,7 @@ class AdminService:
                 created_at=self._clock.time(),
             )
             lagging = await self._write("create", rows, before=None, after=row, actor=actor)
-            return Written(rules.present(row), lagging)
+            return Written(self._present(row), lagging)
 
         return await self._alone(work)
 
@@ -199,7 +204,7 @@ class AdminService:
             draft = self._draft(kind, body, stored=before, rows=rows)
             after = _next(before, draft)
             lagging = await self._write("replace", rows, before=before, after=after, actor=actor)
-            return Written(rules.present(after), lagging)
+            return Written(self._present(after), lagging)
 
         return await self._alone(work)
 
@@ -230,7 +235,7 @@ class AdminService:
             draft = rules.rotated_apikey(before, plaintext, grace_until=until)
             after = _next(before, draft)
             lagging = await self._write("rotate", rows, before=before, after=after, actor=actor)
-            return Written({"entry": rules.present(after), "plaintext": plaintext}, lagging)
+            return Written({"entry": self._present(after), "plaintext": plaintext}, lagging)
 
         return await self._alone(work)
 
@@ -332,6 +337,25 @@ class AdminService:
         return lagging
 
     # ── inside the views ────────────────────────────────────────────────────────────────────────
+
+    def _present(self, row: StoredResource) -> Entry:
+        entry = rules.present(row)
+        if row.kind == PROVIDER_KEYS:
+            entry["credential"] = self._credential(row)
+        return entry
+
+    def _credential(self, row: StoredResource) -> Entry | None:
+        """None when the stored secret cannot be used."""
+        adapter = self._adapters.get(row.doc.get("adapter", ""))
+        if adapter is None or row.secret is None:
+            return None
+        try:
+            credential = adapter.parse_secret(row.secret)
+        except FieldError:
+            return None
+        if isinstance(credential, ResourceKey):
+            return rules.present_credential(credential, TokenState())
+        return rules.present_credential(credential, self._tokens.state(credential))
 
     def _aliases(self) -> Iterator[Alias]:
         if self._snapshot is not None:

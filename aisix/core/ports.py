@@ -197,6 +197,22 @@ class TokenLender(TokenSource, Protocol):
         """Of the token handed out last."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """What is known of a credential's token, for people: when it expires (None: there is none), and
+    the newest failure to get one since the last success. UTC epoch seconds."""
+
+    expires_at: float | None = None
+    failure: tuple[float, str] | None = None
+
+
+class TokenView(Protocol):
+    """The tokens of the gateway, as admin endpoints show them."""
+
+    def state(self, credential: TokenCredential) -> TokenState:
+        """Of this credential; an empty one when no token of it was wanted yet."""
+
+
 class Adapter(Protocol):
     """One upstream dialect: checks what operators write, builds calls, explains refusals. Pure."""
 

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aisix.core.ports import Clock, TokenLease
+from aisix.core.ports import Clock, TokenLease, TokenState
 from aisix.core.resources import TokenCredential
 from aisix.errors import CredentialRefused, CredentialUnavailable, UpstreamFailed
 
@@ -81,6 +81,8 @@ class _Failure:
     message: str
     detail: str
     refused: bool
+    at: float
+    """UTC epoch seconds."""
 
     def error(self, retry_after_s: float) -> UpstreamFailed:
         """A new exception each time: one instance raised to many waiters would mix their traces."""
@@ -92,22 +94,24 @@ class _Failure:
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one credential. Times are monotonic seconds; 0.0 = never."""
+    """What is known of one credential. Times are monotonic seconds but `expires_at_utc`; 0.0 =
+    never."""
 
     used_at: float
     token: str | None = field(default=None, repr=False)
     refresh_at: float = 0.0
     usable_until: float = 0.0
     expires_at: float = 0.0
+    expires_at_utc: float = 0.0
     fetch: asyncio.Task[None] | None = None
     failure: _Failure | None = None
     failures: int = 0
     hold_off_until: float = 0.0
     forced_at: float | None = None
 
-    def accept(self, grant: Grant, now: float, jitter: float) -> None:
+    def accept(self, grant: Grant, clock: Clock, jitter: float) -> None:
         """Take a new token. Short lives get proportionally short margins."""
-        life = grant.lifetime_s
+        life, now = grant.lifetime_s, clock.monotonic()
         margin = min(EXPIRY_MARGIN_S, life * REFRESH_AHEAD_SHARE)
         ahead = max(life * REFRESH_AHEAD_SHARE, min(REFRESH_AHEAD_S, life / 2))
         refresh_in = life - ahead
@@ -115,6 +119,7 @@ class _Entry:
             refresh_in = min(refresh_in, max(0.0, grant.refresh_in_s))
         self.token = grant.token
         self.expires_at = now + life
+        self.expires_at_utc = clock.time() + life
         self.usable_until = now + life - margin
         # early, never late: several gateways with one credential must not all come at once
         self.refresh_at = now + max(0.0, refresh_in - jitter * JITTER_SHARE * life)
@@ -122,16 +127,16 @@ class _Entry:
         self.failures = 0
         self.hold_off_until = 0.0
 
-    def reject(self, failure: FetchFailed, now: float) -> None:
+    def reject(self, failure: FetchFailed, clock: Clock) -> None:
         """Remember a failure, and how long to leave the authority alone."""
-        self.failure = _Failure(failure.message, failure.detail, failure.refused)
+        self.failure = _Failure(failure.message, failure.detail, failure.refused, clock.time())
         if failure.refused:
             wait = REFUSED_HOLD_OFF_S
         else:
             wait = min(MAX_HOLD_OFF_S, FIRST_HOLD_OFF_S * 2 ** min(self.failures, 8))
             wait = max(wait, min(failure.retry_after_s or 0.0, 2 * MAX_HOLD_OFF_S))
         self.failures += 1
-        self.hold_off_until = now + wait
+        self.hold_off_until = clock.monotonic() + wait
 
 
 class TokenKeeper:
@@ -196,6 +201,18 @@ class TokenKeeper:
         times = (entry.refresh_at, entry.usable_until, entry.expires_at)
         return TokenLease(*[max(0.0, time - now) for time in times])
 
+    def state(self, credential: TokenCredential) -> TokenState:
+        """What an operator may know of a credential's token. Asking does not count as a use."""
+        entry = self._entries.get(credential)
+        if entry is None:
+            return TokenState()
+        alive = entry.token is not None and self._clock.monotonic() < entry.expires_at
+        failure = entry.failure
+        return TokenState(
+            expires_at=entry.expires_at_utc if alive else None,
+            failure=None if failure is None else (failure.at, failure.detail),
+        )
+
     async def close(self) -> None:
         """End running fetches and forget all tokens. Idempotent."""
         self._closed = True
@@ -245,10 +262,10 @@ class TokenKeeper:
         ok = False
         try:
             grant = await self._fetch(credential)
-            entry.accept(grant, self._clock.monotonic(), self._jitter())
+            entry.accept(grant, self._clock, self._jitter())
             ok = True
         except FetchFailed as failure:
-            entry.reject(failure, self._clock.monotonic())
+            entry.reject(failure, self._clock)
             _log.warning(
                 "token.failed",
                 extra={
@@ -261,7 +278,7 @@ class TokenKeeper:
         except Exception:
             # a defect of ours must not leave everyone waiting on a dead fetch
             _log.exception("token.crashed", extra={"reason": reason})
-            entry.reject(_crashed(), self._clock.monotonic())
+            entry.reject(_crashed(), self._clock)
         finally:
             entry.fetch = None
         self._recorder.token_fetched(ok=ok, reason=reason)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.client_certificates import client_pem
 from tests.support.process import (
     ROOT,
     WAIT_S,
@@ -26,6 +27,7 @@ from tests.support.process import (
     Stand,
     gateway,
     send,
+    simulator,
     start_refused,
 )
 from tests.support.wire import Wire, chat
@@ -189,19 +191,48 @@ def test_one_token_is_fetched_for_all_workers(tmp_path: Path) -> None:
         azure, program = bench.azure, bench.gateway
         for name, value in (("entra", "simulator-secret"), ("entra-bad", "wrong")):
             text = json.dumps({**secret, "client_secret": value, "authority_host": azure.url})
-            key = program.create_provider_key(azure.url, secret=text)
+            key = program.create_provider_key(azure.url, secret=text, display_name=f"key-{name}")
             program.create_model(name, "gpt4o-prod", key)
         assert set(asked_at_once(bench, "entra", 40)) == {200}
         assert len(azure.requests(operation="token")) == 1
         refused = program.chat("entra-bad")
         assert (refused.status, refused.error["code"]) == (500, "config_error")
         assert "upstream authentication failed (AADSTS" in refused.error["message"]
+        shown = {
+            entry["value"]["display_name"]: entry["credential"]
+            for entry in program.manage("GET", "provider_keys").json
+            if entry["value"]["display_name"].startswith("key-")
+        }
+        assert {credential["kind"] for credential in shown.values()} == {"client_secret"}
+        good, bad = (shown[f"key-{name}"] for name in ("entra", "entra-bad"))
+        assert good["token_expires_at"] > "2026"
+        assert good["last_error"] is bad["token_expires_at"] is None
+        assert "AADSTS7000215" in bad["last_error"]["message"]
         control = control_pid(program)
         assert loaded(control) == MAPPED
         kill(control)
         assert set(asked_at_once(bench, "entra", 20)) == {200}
         assert len(azure.requests(operation="token")) == 2
         assert [loaded(pid) for pid in worker_pids(program)] == [set()] * 4
+
+
+def test_a_certificate_crosses_to_the_workers_which_load_nothing_for_it(tmp_path: Path) -> None:
+    pem = client_pem()
+    file = tmp_path / "app.pem"
+    file.write_text(pem)
+    with (
+        simulator("--client-certificate", str(file)) as azure,
+        gateway(tmp_path, {WORKERS: "2"}) as program,
+    ):
+        secret = {"tenant_id": "t", "client_id": "c", "client_certificate": pem}
+        text = json.dumps({**secret, "authority_host": azure.url})
+        key = program.create_provider_key(azure.url, secret=text)
+        program.create_model("entra", "gpt4o-prod", key)
+        program.create_caller_key()
+        assert program.chat("entra").status == 200
+        assert [loaded(pid) for pid in worker_pids(program)] == [set()] * 2
+        ended = program.stop()
+    assert not any(line in ended.stderr for line in pem.splitlines())
 
 
 def counters(scrape: str) -> dict[str, float]:

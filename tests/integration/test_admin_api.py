@@ -54,7 +54,8 @@ async def test_the_guides_three_resources_can_be_made_read_replaced_and_deleted(
                 "POST", f"{V1}/apikeys", {"key_hash": digest, "allowed_models": ["gpt-4o-azure"]}
             )
             for kind, entry in (("provider_keys", key), ("models", model), ("apikeys", caller)):
-                assert list(entry) == ["id", "value", "revision"]
+                more = ["credential"] if kind == "provider_keys" else []
+                assert list(entry) == ["id", "value", "revision", *more]
                 assert re.fullmatch(r"[0-9a-f-]{36}", entry["id"])
                 assert await api.json("GET", f"{V1}/{kind}") == [entry]
                 assert await api.json("GET", f"{V1}/{kind}/{entry['id']}") == entry
@@ -526,6 +527,7 @@ async def test_what_nobody_foresaw_is_a_500_that_names_only_the_request(caplog):
         control.sink,
         adapters={},
         health=control.health,
+        tokens=control.tokens,
         clock=control.clock,
     )
     control.service = broken

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from aisix import __version__
 from aisix.admin.openapi import OPERATIONS, build_document, static_file
 from aisix.admin.schemas import Schemas
+from aisix.core.ports import TokenState
 from aisix.web.admin import UnknownHandler, admin_routes
 from aisix.web.base import ProcessState
 from tests.support.control import AZURE_KEY, make_control, serve_admin
@@ -79,6 +80,9 @@ async def test_real_answers_fit_their_documented_schemas():
     async with serve_admin() as api:
         v1 = "/admin/v1"
         key = await api.json("POST", f"{v1}/provider_keys", AZURE_KEY)
+        managed = {**AZURE_KEY, "display_name": "m", "secret": '{"client_id":"mine"}'}
+        api.control.tokens.states["mine"] = TokenState(0.0, (0.0, "no such identity"))
+        await api.json("POST", f"{v1}/provider_keys", managed)
         model = await api.control.create_model(rate_limit={"rpm": 1}, timeout=5)
         caller = await api.json("POST", f"{v1}/apikeys", {"key": "k", "allowed_models": ["*"]})
         api.control.health.failures["gpt-4o-azure"] = (0.0, "timeout")

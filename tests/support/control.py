@@ -17,8 +17,14 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from aisix.admin.service import AdminService
-from aisix.core.ports import StaleRevision, StoreConflict, StoredResource, StoreUnavailable
-from aisix.core.resources import Credential, ResourceKey
+from aisix.core.ports import (
+    StaleRevision,
+    StoreConflict,
+    StoredResource,
+    StoreUnavailable,
+    TokenState,
+)
+from aisix.core.resources import Credential, ManagedIdentity, ResourceKey, TokenCredential
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.errors import FieldError
 from aisix.web.applications import admin_application
@@ -74,9 +80,11 @@ class StubAdapter:
         return (api_version or "2024-10-21").lower()
 
     def parse_secret(self, secret: str) -> Credential:
-        """A resource key."""
+        """A resource key; a managed identity when it is JSON."""
         if secret in self.refused:
             raise FieldError("is not usable")
+        if secret.startswith("{"):
+            return ManagedIdentity("x/.default", "client_id", json.loads(secret)["client_id"])
         return ResourceKey(secret)
 
     def check_credential(self, credential: Credential, *, api_base: str, now: float) -> None:
@@ -102,6 +110,17 @@ class StubHealth:
     def last_failure(self, alias_name: str) -> tuple[float, str] | None:
         """As set."""
         return self.failures.get(alias_name)
+
+
+class StubTokens:
+    """TokenView whose states are as set by the test, by the client id."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, TokenState] = {}
+
+    def state(self, credential: TokenCredential) -> TokenState:
+        """As set, else nothing."""
+        return self.states.get(credential.names.get("client_id", ""), TokenState())
 
 
 class StubSink:
@@ -185,6 +204,7 @@ class Control:
     sink: StubSink
     adapter: StubAdapter
     health: StubHealth
+    tokens: StubTokens
     clock: ManualClock
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -203,14 +223,16 @@ def make_control(store: Any = None) -> Control:
     store = store if store is not None else MemoryStore()
     holder, adapter = SnapshotHolder(), StubAdapter()
     health, clock, sink = StubHealth(), ManualClock(), StubSink(holder)
+    tokens = StubTokens()
     service = AdminService(
         store,
         sink,
         adapters={adapter.name: adapter},  # type: ignore[dict-item]
         health=health,
+        tokens=tokens,
         clock=clock,
     )
-    return Control(service, store, holder, sink, adapter, health, clock)
+    return Control(service, store, holder, sink, adapter, health, tokens, clock)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from aisix.admin.refusals import Refusal
-from aisix.core.ports import StaleRevision, StoreConflict, StoreUnavailable
+from aisix.core.ports import StaleRevision, StoreConflict, StoreUnavailable, TokenState
 from tests.support.control import AZURE_KEY, MODEL, Control, MemoryStore, make_control
 
 CALLER = {"key": "sk-azure-caller", "allowed_models": ["gpt-4o-azure"]}
@@ -41,6 +41,44 @@ async def test_the_guides_resources_are_effective_when_created():
     assert caller.allows("gpt-4o-azure")
     assert snapshot.aliases["gpt-4o-azure"].deployment.name == "gpt4o-prod"
     assert snapshot.revision == await control.store.revision() == 3
+
+
+@pytest.mark.gen_test
+async def test_a_provider_key_shows_its_kind_of_credential_and_how_its_tokens_fare():
+    control = await loaded()
+    plain = await control.create("provider_keys", AZURE_KEY)
+    nothing = {"token_expires_at": None, "last_error": None}
+    assert plain["credential"] == {"kind": "resource_key", **nothing}
+    secret = '{"client_id": "mine"}'
+    key = await control.create(
+        "provider_keys", {**AZURE_KEY, "display_name": "managed", "secret": secret}
+    )
+    assert key["credential"] == {"kind": "managed_identity", **nothing}
+    control.tokens.states["mine"] = TokenState(1_700_003_600.0, (1_700_000_000.5, "AADSTS70"))
+    shown = {
+        "kind": "managed_identity",
+        "token_expires_at": "2023-11-14T23:13:20.000Z",
+        "last_error": {"at": "2023-11-14T22:13:20.500Z", "message": "AADSTS70"},
+    }
+    assert (await control.service.read("provider_keys", key["id"]))["credential"] == shown
+    listed = await control.service.list_all("provider_keys")
+    assert [entry["credential"] for entry in listed] == [plain["credential"], shown]
+    written = await control.service.replace(
+        "provider_keys", key["id"], key["value"], if_match=None, actor="tests"
+    )
+    assert written.answer["credential"] == shown
+
+
+@pytest.mark.gen_test
+async def test_a_provider_key_whose_secret_cannot_be_used_shows_no_credential():
+    control = await loaded()
+    key = await control.create("provider_keys", AZURE_KEY)
+    control.adapter.refused.add(AZURE_KEY["secret"])
+    assert (await control.service.read("provider_keys", key["id"]))["credential"] is None
+    control.store.rows["provider_keys", key["id"]] = replace(
+        control.store.rows["provider_keys", key["id"]], secret=None
+    )
+    assert (await control.service.read("provider_keys", key["id"]))["credential"] is None
 
 
 @pytest.mark.gen_test

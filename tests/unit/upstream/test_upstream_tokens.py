@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from aisix.core.ports import TokenState
 from aisix.core.resources import ClientSecret
 from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.upstream.tokens import FetchFailed, Grant, TokenKeeper
@@ -352,3 +353,30 @@ async def test_the_log_names_the_credential_and_not_its_secret(caplog):
     (record,) = caplog.records
     assert (record.tenant_id, record.client_id, record.reason) == ("tenant", "client", "cold")
     assert "hunter2" not in repr(vars(record))
+
+
+EPOCH = 1_800_000_000.0
+
+
+async def test_before_any_token_was_wanted_there_is_nothing_to_show():
+    keeper, fetches, _ = make()
+    assert keeper.state(app()) == TokenState()
+    assert keeper._entries == {}
+    assert fetches.asked == []
+
+
+@pytest.mark.logs("token.failed")
+async def test_the_state_shows_expiry_and_the_newest_failure_until_a_success():
+    keeper, fetches, clock = make()
+    await keeper.token(app())
+    assert keeper.state(app()) == TokenState(expires_at=EPOCH + 1000 + 3600)
+    fetches.outcomes = [refused()]
+    clock.now += 2900
+    await keeper.token(app())
+    await turn()
+    assert keeper.state(app()) == TokenState(EPOCH + 4600, failure=(EPOCH + 3900, "d"))
+    clock.now += 701
+    assert keeper.state(app()) == TokenState(None, failure=(EPOCH + 3900, "d")), "it has expired"
+    await keeper.token(app())
+    assert keeper.state(app()) == TokenState(expires_at=EPOCH + 4601 + 3600)
+    assert keeper.state(app(client_secret="rotated")) == TokenState()
