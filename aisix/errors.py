@@ -171,10 +171,18 @@ class UpstreamFailed(GatewayError):
 
 
 class UpstreamUnreachable(UpstreamFailed):
-    """No connection, or it broke before an answer began."""
+    """No connection, or it broke before an answer began.
+
+    `reason` is for whoever can mend it: "dns", "connect", "tls", "tls_untrusted", "tls_time",
+    "tls_host", "tls_ca_file", "unanswered" or "other".
+    """
 
     type = "transport_error"
     code = "transport_error"
+
+    def __init__(self, message: str, *, reason: str = "other", **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.reason = reason
 
 
 class UpstreamBroken(UpstreamFailed):

@@ -41,6 +41,21 @@ _UNREACHABLE = {
     pycurl.E_PARTIAL_FILE: UNANSWERED,
     pycurl.E_SEND_FAIL_REWIND: UNANSWERED,
 }
+_REASONS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "dns",
+    pycurl.E_COULDNT_CONNECT: "connect",
+    pycurl.E_SSL_CONNECT_ERROR: "tls",
+    pycurl.E_PEER_FAILED_VERIFICATION: "tls_untrusted",
+    pycurl.E_SSL_ISSUER_ERROR: "tls_untrusted",
+    pycurl.E_SSL_CACERT_BADFILE: "tls_ca_file",
+}
+_CERTIFICATE_REASONS = (
+    ("subject name", "tls_host"),
+    ("has expired", "tls_time"),
+    ("not yet valid", "tls_time"),
+)
+"""Which of a certificate's faults it is, libcurl 8.23 tells by its text only."""
+
 _UNREADABLE = {
     pycurl.E_FTP_WEIRD_SERVER_REPLY,  # its name for CURLE_WEIRD_SERVER_REPLY, of any protocol
     pycurl.E_UNSUPPORTED_PROTOCOL,  # our scheme was checked, so this is an HTTP/0.9 answer
@@ -65,13 +80,25 @@ def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> Upst
     if answered:
         return UpstreamBroken(CUT, kind="cut", detail=detail)
     message = _UNREACHABLE.get(code, "the upstream could not be reached")
-    return UpstreamUnreachable(message, detail=detail)
+    return UpstreamUnreachable(message, reason=_reason(code, text), detail=detail)
+
+
+def _reason(code: int, text: str) -> str:
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:
+        for known, reason in _CERTIFICATE_REASONS:
+            if known in text:
+                return reason
+    if _UNREACHABLE.get(code) == UNANSWERED:
+        return "unanswered"
+    return _REASONS.get(code, "other")
 
 
 def unanswered(call: UpstreamCall) -> UpstreamUnreachable:
     """A connection that ended properly, but before a whole head."""
     return UpstreamUnreachable(
-        UNANSWERED, detail=f"the connection ended inside the head [{_place(call.target.url)}]"
+        UNANSWERED,
+        reason="unanswered",
+        detail=f"the connection ended inside the head [{_place(call.target.url)}]",
     )
 
 

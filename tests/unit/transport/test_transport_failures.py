@@ -56,6 +56,27 @@ def test_before_the_head_the_upstream_is_unreachable(code, message):
 
 
 @pytest.mark.parametrize(
+    ("code", "text", "reason"),
+    [
+        (pycurl.E_COULDNT_RESOLVE_HOST, TEXT, "dns"),
+        (pycurl.E_COULDNT_CONNECT, TEXT, "connect"),
+        (pycurl.E_SSL_CONNECT_ERROR, TEXT, "tls"),
+        (pycurl.E_PEER_FAILED_VERIFICATION, "unable to get local issuer", "tls_untrusted"),
+        (pycurl.E_PEER_FAILED_VERIFICATION, "certificate has expired (10)", "tls_time"),
+        (pycurl.E_PEER_FAILED_VERIFICATION, "certificate is not yet valid or", "tls_time"),
+        (pycurl.E_PEER_FAILED_VERIFICATION, "no alternative certificate subject name", "tls_host"),
+        (pycurl.E_SSL_CACERT_BADFILE, TEXT, "tls_ca_file"),
+        (pycurl.E_GOT_NOTHING, TEXT, "unanswered"),
+        (pycurl.E_OUT_OF_MEMORY, TEXT, "other"),
+    ],
+)
+def test_why_the_upstream_is_unreachable_is_told_apart(code, text, reason):
+    error = failure(code, text, CALL, answered=False)
+    assert isinstance(error, UpstreamUnreachable)
+    assert error.reason == reason
+
+
+@pytest.mark.parametrize(
     "code", [pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR, pycurl.E_HTTP2, pycurl.E_GOT_NOTHING]
 )
 def test_after_the_head_the_answer_is_cut(code):
