@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aisix.admin.service import AdminService
+from aisix.admin.verify import Verifier
 from aisix.config import Config
 from aisix.core.ports import Adapter, Clock, HealthView, SnapshotSink, Transport
 from aisix.store.cipher import Cipher, unlock
@@ -68,6 +69,9 @@ async def build_control(
                 adapters=adapters,
                 health=health,
                 tokens=tokens,
+                verifier=Verifier(
+                    adapters=adapters, transport=transport, tokens=tokens, clock=clock
+                ),
                 clock=clock,
                 seal_key=cipher.derive("response ids"),
             )

@@ -1,4 +1,4 @@
-"""Who changed what: one log line per admin write, on the logger `aisix.admin`.
+"""Who did what: one log line per admin write or verification, on the logger `aisix.admin`.
 
 I/O: logging only. A line names the admin key by a fingerprint, the resource, its revision and the
 names of the fields that changed; never a value.
@@ -43,6 +43,13 @@ class Audit:
                 "changed": changed_fields(before, after),
                 "admin": actor,
             },
+        )
+
+    def verified(self, kind: str, id: str, *, actor: str, stage: str) -> None:
+        """A resource was tried; `stage` is what is at fault, "" when nothing is."""
+        self._logger.info(
+            "admin.verify",
+            extra={"kind": kind, "id": id, "ok": not stage, "stage": stage, "admin": actor},
         )
 
     def denied(self, *, address: str) -> None:

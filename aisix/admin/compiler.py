@@ -64,6 +64,25 @@ def compile_snapshot(
     return Compiled(snapshot, tuple(problems))
 
 
+def deployment_of(
+    row: StoredResource, rows: Iterable[StoredResource], adapters: Mapping[str, Adapter]
+) -> Deployment:
+    """Where a model, or a provider key, leads; a provider key's deployment has no name."""
+    provider_keys = {other.id: other for other in rows if other.kind == PROVIDER_KEYS}
+    doc = row.doc
+    if row.kind == PROVIDER_KEYS:
+        doc = {
+            "model_name": "",
+            "provider": row.doc.get("provider", ""),
+            "provider_key_id": row.id,
+        }
+    try:
+        return _deployment(doc, provider_keys.get(doc["provider_key_id"]), adapters)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        bare = Deployment("", "", "", "", "", provider_key_id="", provider_key_name="")
+        return _faulty(bare, "configuration", row.fault or "the stored document is damaged")
+
+
 def _caller_keys(row: StoredResource, *, now: float) -> list[ApiKey]:
     """The key, and while a rotation's grace lasts also the one before it, under the same id."""
     doc = row.doc

@@ -40,6 +40,14 @@ _TITLES = {PROVIDER_KEYS: "ProviderKey", MODELS: "Model", APIKEYS: "ApiKey"}
 _WORDS = {PROVIDER_KEYS: "provider key", MODELS: "model", APIKEYS: "caller key"}
 
 
+def _verify(kind: str) -> Operation:
+    return Operation(
+        "POST", f"/admin/v1/{kind}/{{id}}/verify", "verification", f"verify{_TITLES[kind]}",
+        f"Try a {_WORDS[kind]} at Azure, by a call that costs nothing",
+        kind=kind, answer="Verification", statuses=(404, 429),
+    )  # fmt: skip
+
+
 def _crud(kind: str) -> tuple[Operation, ...]:
     title, word = _TITLES[kind], _WORDS[kind]
     many, one = f"/admin/v1/{kind}", f"/admin/v1/{kind}/{{id}}"
@@ -70,11 +78,13 @@ def _crud(kind: str) -> tuple[Operation, ...]:
 
 OPERATIONS: tuple[Operation, ...] = (
     *_crud(PROVIDER_KEYS),
+    _verify(PROVIDER_KEYS),
     Operation(
         "GET", "/admin/v1/models/status", "models_status", "getModelsStatus",
         "Each model's upstream as the newest calls saw it", answer="ModelStatusList",
     ),
     *_crud(MODELS),
+    _verify(MODELS),
     *_crud(APIKEYS),
     Operation(
         "POST", "/admin/v1/apikeys/{id}/rotate", "rotation", "rotateApiKey",
@@ -107,6 +117,7 @@ _PROBLEMS = {
     412: "The resource has another revision than If-Match names.",
     413: "The body is larger than 2 MiB.",
     415: "The body is not declared as JSON.",
+    429: "As many verifications as are allowed run already.",
     500: "The store could not read or write, or the gateway failed.",
 }
 
@@ -160,7 +171,7 @@ def _render(operation: Operation) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if operation.answer.endswith("Entry"):
         headers["ETag"] = {"description": "The revision, quoted.", "schema": {"type": "string"}}
-    if operation.method != "GET":
+    if operation.method != "GET" and operation.resource != "verification":
         headers["x-aisix-lagging-workers"] = {
             "description": "Workers that did not confirm the write in time; absent when all did.",
             "schema": {"type": "integer", "minimum": 1},
@@ -230,6 +241,7 @@ def _components(schemas: Schemas) -> Mapping[str, Schema]:
     components["Deleted"] = _closed(deleted={"const": True}, id={"type": "string"})
     components["Problem"] = _closed(error_msg={"type": "string"})
     components["Health"] = _HEALTH
+    components["Verification"] = _VERIFICATION
     components["ModelStatusList"] = {"type": "array", "items": _MODEL_STATUS}
     return components
 
@@ -275,6 +287,37 @@ _CREDENTIAL: Schema = {
     "type": ["object", "null"],
     "description": "How the provider key signs in; null when its stored secret cannot be used.",
 }
+
+_VERIFICATION: Schema = _closed(
+    ok={"type": "boolean"},
+    stage={
+        "enum": [
+            None,
+            "settings",
+            "credential",
+            "network",
+            "tls",
+            "address",
+            "authentication",
+            "access",
+            "version",
+            "deployment",
+            "limits",
+            "upstream",
+        ],
+        "description": "What is at fault; null when nothing is.",
+    },
+    message={"type": "string", "description": "What was found, in words."},
+    fix={"type": ["string", "null"], "description": "What to do about it."},
+    request={"type": ["string", "null"], "description": "Method and URL of the call."},
+    upstream_status={"type": ["integer", "null"]},
+    upstream_message={"type": ["string", "null"], "description": "Azure's own words."},
+    upstream_request_id={
+        "type": ["string", "null"],
+        "description": "Azure's apim-request-id, which its support asks for.",
+    },
+    latency_ms={"type": "integer", "minimum": 0},
+)
 
 _HEALTH: Schema = _closed(
     status={"enum": ["ok", "degraded", "unhealthy"]},

@@ -59,6 +59,11 @@ def changed_meanwhile() -> Refusal:
     return Refusal(409, "resource was changed by another process meanwhile; try again")
 
 
+def busy(at_once: int) -> Refusal:
+    """As many verifications as are allowed run already."""
+    return Refusal(429, f"{at_once} verifications are running already; try again in some seconds")
+
+
 def store_failed(cause: str) -> Refusal:
     """The store could not read or write."""
     return Refusal(500, f"store error: {cause}")

@@ -1,4 +1,4 @@
-"""The use cases of the admin API: list, create, read, replace, delete, rotate, and two views.
+"""The use cases of the admin API: list, read, create, replace, delete, rotate, verify, two views.
 
 No I/O of its own: the store and the snapshot sink are ports. Law: a write first does everything
 that may fail (checks, compiling the next snapshot), then makes the row durable, then publishes,
@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from aisix.admin import refusals, rules
 from aisix.admin.audit import Audit
-from aisix.admin.compiler import Compiled, compile_snapshot
+from aisix.admin.compiler import Compiled, compile_snapshot, deployment_of
 from aisix.admin.schemas import APIKEYS, MODELS, PROVIDER_KEYS, ROTATION, Schemas
+from aisix.admin.verify import Verifier
 from aisix.core.ports import (
     Adapter,
     Clock,
@@ -75,6 +76,7 @@ class AdminService:
         adapters: Mapping[str, Adapter],
         health: HealthView,
         tokens: TokenView,
+        verifier: Verifier,
         clock: Clock,
         seal_key: bytes = b"",
     ) -> None:
@@ -86,6 +88,7 @@ class AdminService:
         self._adapters = adapters
         self._health = health
         self._tokens = tokens
+        self._verifier = verifier
         self._clock = clock
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
@@ -168,6 +171,15 @@ class AdminService:
     def models_status(self) -> Sequence[Entry]:
         """Each model's upstream as the newest calls saw it."""
         return [self._model_status(alias) for alias in self._aliases()]
+
+    async def verify(self, kind: str, id: str, *, actor: str) -> Entry:
+        """Whether Azure takes what a provider key or model says. Raises Refusal 404, 429."""
+        with _store_errors():
+            rows = await self._store.all()
+        row = _find(rows, kind, id, if_match=None)
+        found = await self._verifier.verify(deployment_of(row, rows, self._adapters))
+        self.audit.verified(kind, id, actor=actor, stage=found.finding.stage)
+        return found.render()
 
     # ── writes ──────────────────────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from aisix.core.endpoints import EndpointSpec
 from aisix.core.exchange import Exchange, Hold, Payload, Usage
 from aisix.core.resources import Credential, Deployment, TokenCredential
 from aisix.core.snapshot import Snapshot
-from aisix.errors import GatewayError, UpstreamRejected
+from aisix.errors import GatewayError, UpstreamFailed, UpstreamRejected
 
 
 class Clock(Protocol):
@@ -213,6 +213,22 @@ class TokenView(Protocol):
         """Of this credential; an empty one when no token of it was wanted yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe found. `stage` is what is at fault, "" when nothing is; `message` says it in
+    words, `fix` what to do, `said` is the upstream's own text. No secret is in any of them."""
+
+    stage: str
+    message: str
+    fix: str = ""
+    said: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is at fault."""
+        return not self.stage
+
+
 class Adapter(Protocol):
     """One upstream dialect: checks what operators write, builds calls, explains refusals. Pure."""
 
@@ -264,6 +280,20 @@ class Adapter(Protocol):
     ) -> UpstreamRejected:
         """The error that a caller gets for this answer (decisions §4); it names no deployment.
         `of_object`: the request was about an object of the caller's."""
+
+    def build_probe(
+        self, deployment: Deployment, *, token: str | None, deadlines: Deadlines
+    ) -> UpstreamCall:
+        """A call that costs nothing and shows whether all settings are right; of a deployment
+        without a name, those of the resource alone. Raises what `build_call` raises."""
+
+    def judge_answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
+    ) -> Finding:
+        """What the answer to a probe means."""
+
+    def judge_failure(self, error: UpstreamFailed) -> Finding:
+        """What it means that a probe has no answer."""
 
 
 # ── 7, 8 · usage, metrics, log ──────────────────────────────────────────────────────────────────

@@ -17,15 +17,16 @@ from urllib.parse import parse_qsl, quote, urlencode
 from aisix import __version__
 from aisix.core.endpoints import OPTED_USAGE, BodyForm, EndpointSpec
 from aisix.core.exchange import Errand, Payload
-from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
+from aisix.core.ports import Deadlines, Finding, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientCertificate, Credential, Deployment, ResourceKey
 from aisix.errors import (
     CredentialUnusable,
     FieldError,
+    UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamRejected,
 )
-from aisix.upstream import address, refusals
+from aisix.upstream import address, refusals, verdicts
 from aisix.upstream.body import render_body
 from aisix.upstream.secret import check_cloud, parse_secret
 
@@ -57,6 +58,13 @@ _OWN_HEADERS = frozenset(
 
 _ADDRESSING = frozenset({"api-version", "deployment", "model"})
 _REMEMBERED_TARGETS = 1024
+
+_MODELS_PROBE = EndpointSpec(
+    operation="probe_resource", method="GET", path="/models", body=BodyForm.NONE
+)
+_CHAT_PROBE = EndpointSpec(
+    operation="probe_deployment", method="POST", path="/chat/completions", deployment_scoped=True
+)
 
 
 class AzureOpenAI:
@@ -212,6 +220,34 @@ class AzureOpenAI:
             of_object=of_object,
         )
 
+    def build_probe(
+        self, deployment: Deployment, *, token: str | None, deadlines: Deadlines
+    ) -> UpstreamCall:
+        """A call that costs nothing: a chat without messages; of a deployment without a name the
+        resource's list of models. Raises what `build_call` raises."""
+        if not deployment.name:
+            target = self._target(_MODELS_PROBE, deployment, token=token, streaming=False)
+            return UpstreamCall(target, deadlines=deadlines)
+        return self.build_call(
+            _CHAT_PROBE,
+            deployment,
+            payload=Payload({"messages": []}, requested=deployment.name),
+            inject_stream_options=False,
+            token=token,
+            forward=(),
+            deadlines=deadlines,
+        )
+
+    def judge_answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
+    ) -> Finding:
+        """What the answer to a probe means."""
+        return verdicts.judge_answer(status, headers, body, deployment=deployment)
+
+    def judge_failure(self, error: UpstreamFailed) -> Finding:
+        """What it means that a probe has no answer."""
+        return verdicts.judge_failure(error)
+
 
 def passed_query(query: str) -> str:
     """A caller's query as the upstream gets it: all but what addresses an upstream."""
@@ -244,7 +280,8 @@ def _headers(
 def _url(spec: EndpointSpec, deployment: Deployment, path: str) -> str:
     # a wildcard alias puts the caller's text into the name: it is not checked before
     try:
-        address.check_deployment_name(deployment.name)
+        if spec is not _MODELS_PROBE:
+            address.check_deployment_name(deployment.name)
     except FieldError as error:
         raise UpstreamMisconfigured(f"invalid upstream configuration: {error}") from error
     if deployment.api_version == address.V1:

@@ -158,11 +158,12 @@ class AdminHandler(BaseHandler):
             self.set_header("ETag", f'"{value["revision"]}"')
         self.send_json(value)
 
-    def send_json(self, value: Any) -> None:
+    def send_json(self, value: Any, *, indent: int | None = None) -> None:
         """The body, and that nobody may keep it."""
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(value, ensure_ascii=False, indent=indent)
+        self.finish((text + "\n" if indent else text).encode("utf-8", "replace"))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Every error in the admin envelope."""
@@ -271,6 +272,15 @@ class RotationHandler(AdminHandler):
         self.answer_write(rotated)
 
 
+class VerificationHandler(AdminHandler):
+    """A provider key or model, tried at Azure."""
+
+    async def post(self, id: str) -> None:
+        """Try it; a body is not looked at. Indented, for people at a terminal."""
+        found = await self.front.service.verify(self.kind, id, actor=self.actor)
+        self.send_json(found, indent=2)
+
+
 class ModelsStatusHandler(AdminHandler):
     """How each model's upstream fares."""
 
@@ -317,6 +327,7 @@ _HANDLERS: dict[str, type[AdminHandler]] = {
     "collection": CollectionHandler,
     "item": ItemHandler,
     "rotation": RotationHandler,
+    "verification": VerificationHandler,
     "models_status": ModelsStatusHandler,
     "health": HealthHandler,
     "document": FileHandler,

@@ -235,6 +235,28 @@ def test_a_certificate_crosses_to_the_workers_which_load_nothing_for_it(tmp_path
     assert not any(line in ended.stderr for line in pem.splitlines())
 
 
+def test_a_verification_uses_the_control_process_and_no_callers_limit(tmp_path: Path) -> None:
+    with crowd(tmp_path) as bench:
+        azure, program = bench.azure, bench.gateway
+        good = program.create_model("good", "dep", bench.provider_key_id, rate_limit={"rpm": 0})
+        bad = program.create_model("bad", "missing-dep", bench.provider_key_id)
+        found = program.manage("POST", f"models/{good}/verify")
+        assert (found.status, found.json["ok"]) == (200, True)
+        found = program.manage("POST", f"models/{bad}/verify")
+        assert (found.json["ok"], found.json["stage"]) == (False, "deployment")
+        found = program.manage("POST", f"provider_keys/{bench.provider_key_id}/verify")
+        assert found.json["ok"]
+        assert found.json["request"] == f"GET {azure.url}/openai/models?api-version=2024-10-21"
+        assert [line["ok"] for line in program.events("admin.verify", count=3)] == [
+            True,
+            False,
+            True,
+        ]
+        assert total(program.scrape(), "aisix_upstream_attempts_total") == 0
+        assert program.chat("bad").status == 404
+        assert total(program.scrape(), "aisix_upstream_attempts_total") == 1
+
+
 def counters(scrape: str) -> dict[str, float]:
     """Every sample of ours that must never go back."""
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scrape, flags=re.MULTILINE))

@@ -14,6 +14,8 @@ import pytest
 
 from aisix.admin.openapi import OPERATIONS
 from aisix.admin.service import AdminService
+from aisix.core.ports import Finding
+from aisix.core.resources import ResourceKey
 from aisix.store.cipher import Cipher
 from aisix.store.database import Database
 from aisix.store.resources import SqliteResourceStore
@@ -528,6 +530,7 @@ async def test_what_nobody_foresaw_is_a_500_that_names_only_the_request(caplog):
         adapters={},
         health=control.health,
         tokens=control.tokens,
+        verifier=control.verifier,  # type: ignore[arg-type]
         clock=control.clock,
     )
     control.service = broken
@@ -567,3 +570,63 @@ async def test_a_write_names_how_many_workers_lag_and_only_then():
         for answer in (created, rotated, deleted):
             assert answer.code == 200
             assert answer.headers["x-aisix-lagging-workers"] == "1"
+
+
+# ── verification ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.gen_test
+async def test_a_verification_names_the_verdict_first_and_leaves_one_audit_line(caplog):
+    caplog.set_level("INFO", "aisix.admin")
+    async with serve_admin() as api:
+        model = await api.control.create_model()
+        api.control.verifier.finding = Finding("tls", "not trusted", "name it", said="curl 60")
+        caplog.clear()
+        response = await api.call("POST", f"{V1}/models/{model['id']}/verify")
+        assert response.code == 200
+        assert response.body.startswith(b'{\n  "ok": false,\n  "stage": "tls",\n')
+        assert response.body.endswith(b"}\n")
+        assert json.loads(response.body) == {
+            "ok": False,
+            "stage": "tls",
+            "message": "not trusted",
+            "fix": "name it",
+            "request": None,
+            "upstream_status": None,
+            "upstream_message": "curl 60",
+            "upstream_request_id": None,
+            "latency_ms": 1,
+        }
+        (line,) = [record for record in caplog.records if record.name == "aisix.admin"]
+        assert line.getMessage() == "admin.verify"
+        told = {name: line.__dict__[name] for name in ("kind", "id", "ok", "stage")}
+        assert told == {"kind": "models", "id": model["id"], "ok": False, "stage": "tls"}
+        assert line.__dict__["admin"]
+
+
+@pytest.mark.gen_test
+async def test_a_provider_key_and_a_model_are_verified_where_they_lead():
+    async with serve_admin() as api:
+        model = await api.control.create_model(api_version="v1")
+        key_id = model["value"]["provider_key_id"]
+        found = await api.json("POST", f"{V1}/provider_keys/{key_id}/verify", b"ignored")
+        assert (found["ok"], found["stage"], found["fix"]) == (True, None, None)
+        await api.json("POST", f"{V1}/models/{model['id']}/verify/")
+        key, deployment = api.control.verifier.asked
+    assert (key.name, key.api_version) == ("", "2024-10-21")
+    assert (deployment.name, deployment.api_version) == ("gpt4o-prod", "v1")
+    assert key.credential == deployment.credential == ResourceKey(AZURE_KEY["secret"])
+    assert key.api_base == deployment.api_base == AZURE_KEY["api_base"]
+
+
+@pytest.mark.gen_test
+async def test_a_verification_of_what_is_not_there_or_by_nobody_is_refused():
+    async with serve_admin() as api:
+        for kind in ("provider_keys", "models"):
+            response = await api.call("POST", f"{V1}/{kind}/none/verify")
+            assert (response.code, error_of(response)) == (404, "resource not found")
+            response = await api.call("GET", f"{V1}/{kind}/none/verify")
+            assert (response.code, response.headers["Allow"]) == (405, "POST")
+            assert (await api.call("POST", f"{V1}/{kind}/none/verify", key="x")).code == 401
+        assert (await api.call("POST", f"{V1}/apikeys/none/verify")).code == 404
+        assert api.control.verifier.asked == []

@@ -19,7 +19,8 @@ from aisix.web.base import ProcessState
 from tests.support.control import AZURE_KEY, make_control, serve_admin
 
 DOCUMENT = build_document(Schemas(("azure-openai",)), version=__version__)
-DOCS = Path(__file__).parents[2] / "docs" / "admin-api.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "admin-api.md"
 STATIC = Path(__file__).parents[2] / "aisix" / "admin" / "static"
 
 
@@ -94,12 +95,23 @@ async def test_real_answers_fit_their_documented_schemas():
             ("ModelList", await api.json("GET", f"{v1}/models")),
             ("ApiKeyList", await api.json("GET", f"{v1}/apikeys")),
             ("Rotated", await api.json("POST", f"{v1}/apikeys/{caller['id']}/rotate")),
+            ("Verification", await api.json("POST", f"{v1}/models/{model['id']}/verify")),
             ("Health", await api.json("GET", f"{v1}/health")),
             ("ModelStatusList", await api.json("GET", f"{v1}/models/status")),
             ("Deleted", await api.json("DELETE", f"{v1}/apikeys/{caller['id']}")),
             ("Problem", json.loads((await api.call("GET", f"{v1}/models/none")).body)),
         ):
             validator(name).validate(answer)
+
+
+def test_every_stage_of_a_verdict_is_in_the_document_and_in_the_guide():
+    stages = set(DOCUMENT["components"]["schemas"]["Verification"]["properties"]["stage"]["enum"])
+    upstream = ROOT / "aisix" / "upstream" / "verdicts.py"
+    sources = upstream.read_text("utf-8") + (ROOT / "aisix/admin/verify.py").read_text("utf-8")
+    assert all(f'"{stage}"' in sources for stage in stages if stage)
+    section = DOCS.read_text("utf-8").split("## Verify", 1)[1].split("\n## ", 1)[0]
+    told = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    assert told == {stage for stage in stages if stage}
 
 
 @pytest.mark.gen_test

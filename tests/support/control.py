@@ -17,14 +17,22 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from aisix.admin.service import AdminService
+from aisix.admin.verify import Verification
 from aisix.core.ports import (
+    Finding,
     StaleRevision,
     StoreConflict,
     StoredResource,
     StoreUnavailable,
     TokenState,
 )
-from aisix.core.resources import Credential, ManagedIdentity, ResourceKey, TokenCredential
+from aisix.core.resources import (
+    Credential,
+    Deployment,
+    ManagedIdentity,
+    ResourceKey,
+    TokenCredential,
+)
 from aisix.core.snapshot import Snapshot, SnapshotHolder
 from aisix.errors import FieldError
 from aisix.web.applications import admin_application
@@ -123,6 +131,19 @@ class StubTokens:
         return self.states.get(credential.names.get("client_id", ""), TokenState())
 
 
+class StubVerifier:
+    """Finds what the test says, and remembers of which deployments."""
+
+    def __init__(self) -> None:
+        self.finding = Finding("", "all is right")
+        self.asked: list[Deployment] = []
+
+    async def verify(self, deployment: Deployment) -> Verification:
+        """As set."""
+        self.asked.append(deployment)
+        return Verification(self.finding, latency_ms=1)
+
+
 class StubSink:
     """SnapshotSink over a holder; `lagging` is what the test says of the workers."""
 
@@ -205,6 +226,7 @@ class Control:
     adapter: StubAdapter
     health: StubHealth
     tokens: StubTokens
+    verifier: StubVerifier
     clock: ManualClock
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -223,16 +245,17 @@ def make_control(store: Any = None) -> Control:
     store = store if store is not None else MemoryStore()
     holder, adapter = SnapshotHolder(), StubAdapter()
     health, clock, sink = StubHealth(), ManualClock(), StubSink(holder)
-    tokens = StubTokens()
+    tokens, verifier = StubTokens(), StubVerifier()
     service = AdminService(
         store,
         sink,
         adapters={adapter.name: adapter},  # type: ignore[dict-item]
         health=health,
         tokens=tokens,
+        verifier=verifier,  # type: ignore[arg-type]
         clock=clock,
     )
-    return Control(service, store, holder, sink, adapter, health, tokens, clock)
+    return Control(service, store, holder, sink, adapter, health, tokens, verifier, clock)
 
 
 @dataclass

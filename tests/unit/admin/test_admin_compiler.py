@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aisix.admin.compiler import compile_snapshot
+from aisix.admin.compiler import compile_snapshot, deployment_of
 from aisix.core.ports import StoredResource
 from aisix.core.resources import Fault, LimitPolicy, ResourceKey
 from tests.support.control import StubAdapter
@@ -165,3 +165,37 @@ def test_a_rotated_key_also_works_under_its_old_hash_while_the_grace_lasts(expir
 def test_an_ended_grace_is_not_compiled():
     row = caller_row(previous_key_hash="bb" * 32, previous_expires_at=NOW)
     assert list(compiled(row).snapshot.keys_by_hash) == ["aa" * 32]
+
+
+def leads_to(row: StoredResource, *rows: StoredResource):
+    adapters: Any = {"azure-openai": StubAdapter()}
+    return deployment_of(row, [row, *rows], adapters)
+
+
+def test_a_provider_key_leads_to_its_resource_and_no_deployment():
+    found = leads_to(key_row(api_version="v1"), model_row())
+    assert (found.name, found.api_base, found.api_version) == ("", "https://acme", "v1")
+    assert (found.credential, found.fault) == (ResourceKey("s"), None)
+
+
+def test_a_model_leads_where_the_snapshot_says():
+    alias = compiled(key_row(), model_row()).snapshot.aliases["m"]
+    assert leads_to(model_row(), key_row()) == alias.deployment
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (key_row(secret=None, fault="it does not open"), Fault("credential", "it does not open")),
+        (
+            model_row(provider_key_id="gone"),
+            Fault("configuration", "the provider key of this model does not exist"),
+        ),
+        (
+            StoredResource(kind="models", id="m", name="m", revision=1, doc={}),
+            Fault("configuration", "the stored document is damaged"),
+        ),
+    ],
+)
+def test_what_leads_nowhere_says_why(row: StoredResource, fault: Fault):
+    assert leads_to(row).fault == fault
