@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +68,40 @@ def test_its_options_reach_the_resource() -> None:
             caught.value.close()
 
 
+def test_its_options_reach_the_token_endpoints(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("federated")
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": "app",
+        "scope": "https://cognitiveservices.azure.com/.default",
+        "client_assertion": "federated",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    }
+    arguments = ("--federated-token-file", str(file), "--identity", "mine", "--no-system-identity")
+    with simulator(*arguments) as (_, url):
+        body = urllib.parse.urlencode(form).encode()
+        with urllib.request.urlopen(f"{url}/tid/oauth2/v2.0/token", body, timeout=10) as answer:
+            assert json.load(answer)["access_token"]
+        imds = f"{url}/metadata/identity/oauth2/token?api-version=2018-02-01"
+        imds += "&resource=https://cognitiveservices.azure.com"
+        named = urllib.request.Request(f"{imds}&client_id=mine", headers={"Metadata": "true"})
+        with urllib.request.urlopen(named, timeout=10) as answer:
+            assert json.load(answer)["client_id"] == "mine"
+        unnamed = urllib.request.Request(imds, headers={"Metadata": "true"})
+        with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+            urllib.request.urlopen(unnamed, timeout=10)
+        caught.value.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--script", "nonsense"), "unknown token 'nonsense'"),
         (("--tls-cert", "x.pem"), "go together"),
         (("--tls-cert", "x.pem", "--tls-key", "y.pem"), "cannot use x.pem"),
+        (("--client-certificate", "x.pem"), "cannot use x.pem as client certificate"),
+        (("--client-certificate", __file__), "as client certificate"),
         (("--port", "99999"), "must be from 0 to 65535"),
         (("--port", "0", "--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0: Cannot assign"),
         (("--port", "0", "--host", "no.such.host.invalid"), "cannot listen on no.such"),
