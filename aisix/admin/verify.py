@@ -154,5 +154,14 @@ class Verifier:
             found.upstream_status = answer.status
             found.upstream_request_id = answer.headers.get("apim-request-id")
             body = await answer.read_all(_MAX_ANSWER_BYTES)
+        body = _masked(body, deployment, token)
         finding = adapter.judge_answer(answer.status, answer.headers, body, deployment=deployment)
         return finding, adapter.refused_token(answer.status, body)
+
+
+def _masked(body: bytes, deployment: Deployment, token: str | None) -> bytes:
+    """Without what was sent: api_base may be anybody's, and an echo would be shown."""
+    secrets = deployment.credential.secrets if deployment.credential is not None else ()
+    for secret in (*secrets, *([token] if token else [])):
+        body = body.replace(secret.encode(), b"***")
+    return body

@@ -204,7 +204,7 @@ def _client_certificate(document: Document) -> ClientCertificate:
         _text(name, document[name]) for name in ("tenant_id", "client_id", "client_certificate")
     )
     check_identifiers(tenant, client)
-    if "-----BEGIN " not in pem or not pem.isascii():
+    if "-----BEGIN " not in pem:
         raise FieldError(
             "secret: client_certificate must be the text of a PEM file with certificate and "
             "private key, not its path; convert a .pfx file with openssl pkcs12 -nodes"

@@ -288,6 +288,23 @@ async def serve_ok(connection: RawConnection) -> None:
     await answers(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
+async def test_an_upstream_that_repeats_what_it_was_sent_is_shown_without_the_secret():
+    async def echo(connection: RawConnection) -> None:
+        request = await connection.request()
+        assert request is not None
+        body = json.dumps({"error": {"code": "401", "message": str(request.headers)}}).encode()
+        head = b"HTTP/1.1 401 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        await connection.send(head % len(body), body)
+
+    async with azure() as simulator, raw_server(echo) as server, verifier() as verify:
+        url = server.url("")
+        for credential in (ResourceKey("k3y-of-the-resource"), entra(simulator.url)):
+            said = (await verify.verify(at(url, credential))).render()["upstream_message"]
+            assert "***" in said
+            assert "eyJ" not in said
+            assert "k3y-of-the-resource" not in said
+
+
 @asynccontextmanager
 async def answering(status: int, body: bytes) -> AsyncIterator[str]:
     """The address of a server that always answers so."""

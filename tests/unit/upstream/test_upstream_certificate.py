@@ -35,6 +35,11 @@ def test_certificates_of_issuers_may_follow():
     check(client_pem() + certificate_pem(rsa_key("issuer")))
 
 
+def test_what_openssl_writes_around_the_blocks_is_no_hindrance():
+    bag = "Bag Attributes\n    friendlyName: Zugang für alle\nKey Attributes: <No Attributes>\n"
+    check(bag + key_pem() + bag + certificate_pem())
+
+
 def damaged(pem):
     """With a line in the middle gone."""
     lines = pem.splitlines()
