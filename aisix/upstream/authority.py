@@ -279,7 +279,7 @@ def _judge(error: Exception, wire: _Wire, secrets: Iterable[str]) -> FetchFailed
     if status is not None and 400 <= status < 500 and status not in wire.passing:
         number = _AADSTS.search(str(error))
         reason = f" ({number[0]})" if number else f" (the {who} answered {status})"
-        if wire.managed and status == 400:
+        if wire.managed and status == 400 and number is None:
             reason = f": the {who} has no such identity"
             detail = f"{detail}; assign the identity to this host, or correct the one that is named"
         return FetchFailed(f"{_FAILED}{reason}", refused=True, detail=detail)

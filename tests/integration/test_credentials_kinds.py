@@ -179,6 +179,14 @@ async def test_an_identity_that_the_host_does_not_have_is_a_refused_credential(
 
 
 @pytest.mark.logs("token.failed")
+async def test_a_scope_that_the_metadata_service_does_not_know_is_told_by_its_number(environment):
+    async with azure() as simulator, entra_tokens() as tokens:
+        environment.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", simulator.url)
+        with pytest.raises(CredentialRefused, match=r"\(AADSTS500011\)"):
+            await tokens.token(ManagedIdentity("https://elsewhere/.default"))
+
+
+@pytest.mark.logs("token.failed")
 @pytest.mark.parametrize("script", ["err500", "err410", "err404", "err429-retry7", "drop"])
 async def test_a_failing_metadata_service_is_asked_once_and_named(environment, script):
     async with azure() as simulator, entra_tokens() as tokens:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from aisix.admin import rules
 from aisix.admin.refusals import Refusal, in_use
 from aisix.core.ports import StoredResource
+from aisix.upstream.azure import AzureOpenAI
+from tests.support.client_certificates import DAY, certificate_pem, client_pem
 from tests.support.control import AZURE_KEY, MODEL, StubAdapter
 
 ADAPTER = StubAdapter()
@@ -238,3 +242,47 @@ def test_many_users_are_counted():
     message = in_use([f"m{number}" for number in range(12)]).message
     assert '"m9" and 2 more' in message
     assert "m10" not in message
+
+
+REAL: Any = {"azure-openai": AzureOpenAI()}
+
+
+def entra(pem: str, **fields: str) -> str:
+    return json.dumps({"tenant_id": "t", "client_id": "c", "client_certificate": pem, **fields})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: entra(certificate_pem()), "client_certificate has no private key"),
+        (lambda: entra(client_pem(begins=-2 * DAY, ends=-DAY)), "client_certificate expired on"),
+        (
+            lambda: '{"managed_identity":true,"scope":"https://ai.azure.us/.default"}',
+            "the scope is of the cloud azure.us",
+        ),
+        (lambda: '{"managed_identity":"yes"}', "managed_identity must be true"),
+    ],
+)
+def test_a_credential_that_cannot_work_is_refused_when_written(make, words):
+    body = {**AZURE_KEY, "secret": make()}
+    said = refusal(rules.draft_provider_key, body, None, adapters=REAL, now=time.time())
+    assert said.startswith("/secret: secret: ")
+    assert words in said
+
+
+def test_a_kept_certificate_is_in_the_way_of_no_other_change():
+    secret = entra(client_pem())
+    draft = rules.draft_provider_key(
+        {**AZURE_KEY, "secret": secret}, None, adapters=REAL, now=time.time()
+    )
+    stored = StoredResource(
+        kind="provider_keys", id="1", name="a", revision=1, doc=draft.doc, secret=draft.secret
+    )
+    later = time.time() + 10 * 86_400
+    body = {**AZURE_KEY, "secret": "***", "display_name": "renamed"}
+    kept = rules.draft_provider_key(body, stored, adapters=REAL, now=later)
+    assert (kept.name, kept.secret) == ("renamed", secret)
+    again = {**body, "secret": entra(client_pem(ends=2 * DAY))}
+    assert "expired on" in refusal(
+        rules.draft_provider_key, again, stored, adapters=REAL, now=later
+    )
