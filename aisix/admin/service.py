@@ -68,7 +68,7 @@ class Written(NamedTuple):
 class AdminService:
     """All resources of one gateway, seen from the admin API."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per port, all but two by name
         self,
         store: ResourceStore,
         sink: SnapshotSink,
