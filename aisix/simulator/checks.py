@@ -18,10 +18,11 @@ from aisix.simulator.content import (
     tokens_of,
 )
 from aisix.simulator.faults import Fault
+from aisix.simulator.operations import FORM, JSON, Operation
 from aisix.simulator.script import HEADER, Script
 
 if TYPE_CHECKING:
-    from aisix.simulator.surface import Inbound
+    from aisix.simulator.exchange import Inbound
 
 MALFORMED = object()  # stands for a body that is not JSON
 
@@ -64,20 +65,47 @@ def custom_headers(headers: Mapping[str, str]) -> Fault | None:
     )
 
 
-def check(inbound: Inbound, script: Script, context_tokens: int) -> Fault | None:
+def check(
+    inbound: Inbound, operation: Operation, script: Script, *, context_tokens: int
+) -> Fault | None:
     """The first thing wrong with a request's body, or None."""
+    if operation.body == FORM:
+        return _form(inbound, operation)
+    return _json(inbound, operation, script, context_tokens) if operation.body == JSON else None
+
+
+def _form(inbound: Inbound, operation: Operation) -> Fault | None:
+    form = inbound.form
+    if form is None:
+        kind = inbound.headers.get("content-type", "")
+        return faults.invalid(
+            f"Invalid content type: expected 'multipart/form-data', got '{kind}'."
+        )
+    if form.problem:
+        return faults.invalid(f"Could not parse multipart form: {form.problem}")
+    if inbound.place.v1 and operation.deployment and form.value("model") is None:
+        return faults.invalid("you must provide a model parameter")
+    return None
+
+
+def _json(
+    inbound: Inbound, operation: Operation, script: Script, context_tokens: int
+) -> Fault | None:
     body = inbound.json
     if body is MALFORMED:
         return faults.invalid("We could not parse the JSON body of your request.")
     if not isinstance(body, dict):
         return faults.invalid("The JSON body of your request must be an object.")
-    if inbound.place.v1 and not isinstance(body.get("model"), str):
+    if operation.deployment and not inbound.place.deployment:
         return faults.invalid("you must provide a model parameter")
+    own = _BY_OPERATION.get(operation.path)
+    if own is None:
+        return None
     return (
         _stream_options(inbound, script)
         or _ranges(body)
         or _reasoning(body, script)
-        or _BY_OPERATION[inbound.place.operation](body, script, script.ctx or context_tokens)
+        or own(body, script, script.ctx or context_tokens)
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aisix.simulator import faults
+from aisix.simulator.exchange import Answer
 from aisix.simulator.journal import RequestRecord
 from aisix.simulator.script import ANY, ScriptError, vocabulary
-from aisix.simulator.surface import Answer
 
 if TYPE_CHECKING:
     from aisix.simulator.server import Simulator

@@ -20,6 +20,7 @@ from aisix.simulator.script import NORMAL, Script
 
 JSON_TYPE = "application/json"
 HTML_TYPE = "text/html"
+AUDIO_LIMIT_BYTES = 25 * 1024 * 1024
 _HUGE_BYTES = 1024 * 1024
 _DEFAULT_RETRY_S = 2
 _DAY_S = 86_400
@@ -72,6 +73,25 @@ def wrapped(
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> Fault:
     """A 400 in the model's own voice: message, type, param, code."""
     return wrapped(400, code, message, param=param, type="invalid_request_error")
+
+
+def missing(param: str) -> Fault:
+    """A 400 of a parameter that is not there, as the newer operations say it."""
+    message = f"Missing required parameter: '{param}'."
+    return invalid(message, param=param, code="missing_required_parameter")
+
+
+def unacceptable(param: str, value: object, *allowed: object) -> Fault:
+    """A 400 of a value that is not one of those there are."""
+    choice = ", ".join(f"'{each}'" for each in allowed)
+    message = f"Invalid value: '{value}'. Supported values are: {choice}."
+    return invalid(message, param=param, code="invalid_value")
+
+
+def content_too_large(limit_bytes: int, read_bytes: int) -> Fault:
+    """413 of a body over a limit."""
+    message = f"Maximum content size limit ({limit_bytes}) exceeded ({read_bytes} bytes read)"
+    return wrapped(413, None, message, param=None, type="server_error")
 
 
 def _bare(status: int, message: str) -> Fault:
@@ -342,8 +362,7 @@ def _huge(_: Occasion) -> Fault:
 
 
 def _too_large(_: Occasion) -> Fault:
-    message = "Maximum content size limit (26214400) exceeded (26214401 bytes read)"
-    return wrapped(413, None, message, param=None, type="server_error")
+    return content_too_large(AUDIO_LIMIT_BYTES, AUDIO_LIMIT_BYTES + 1)
 
 
 def _redirect(_: Occasion) -> Fault:
@@ -497,11 +516,17 @@ def build(name: str, occasion: Occasion) -> Fault:
     return dataclasses.replace(fault, headers=(*fault.headers, *hints))
 
 
-def stream_error(occasion: Occasion) -> bytes:
-    """The event of a failure inside a 200 stream: `data: {"error":…}`."""
+def late_failure(occasion: Occasion) -> dict[str, Any]:
+    """What a failure inside a 200 stream says; the script's error, or `server`."""
     fault = build(occasion.script.err or "server", occasion)
     try:
-        text = json.dumps(json.loads(fault.body), separators=(",", ":"))
+        said: dict[str, Any] = json.loads(fault.body)
     except ValueError:  # an HTML, empty or broken body cannot stand in an event
-        text = json.dumps({"error": {"code": str(fault.status), "message": "The stream failed."}})
+        return {"error": {"code": str(fault.status), "message": "The stream failed."}}
+    return said
+
+
+def stream_error(occasion: Occasion) -> bytes:
+    """The event of such a failure in most streams: `data: {"error":…}`."""
+    text = json.dumps(late_failure(occasion), separators=(",", ":"))
     return f"data: {text}\n\n".encode()

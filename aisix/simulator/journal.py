@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# phase: receiving → answering → delayed | hanging | sending | stalled → done
+from aisix.simulator.forms import Part
+
+# phase: receiving ⇄ holding → answering → delayed | hanging | sending | stalled → done
 DONE = "done"
 # outcome: what became of it once done
 COMPLETED = "completed"  # the whole answer went out
@@ -39,6 +41,8 @@ class RequestRecord:
     deployment: str = ""
     body: bytes = b""
     body_bytes: int = 0
+    body_sha256: str = ""  # of a multipart body, which is not kept whole
+    form: tuple[Part, ...] = ()
     script: str = ""
     status: int = 0
     phase: str = "receiving"
@@ -56,6 +60,7 @@ class RequestRecord:
         """The record as the control endpoint shows it."""
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
         shown["body"] = self.body.decode("utf-8", "replace")
+        shown["form"] = [part.render() for part in self.form]
         return shown
 
 

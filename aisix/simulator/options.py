@@ -48,6 +48,8 @@ class SimulatorOptions:
     tls: ssl.SSLContext | None = None
     send_buffer_bytes: int | None = None  # SO_SNDBUF; below 128 KiB loopback crawls
     max_body_bytes: int = 1024 * 1024 * 1024
+    max_json_bytes: int = 64 * 1024 * 1024  # of bodies that are kept whole; 413 beyond
+    hold_body_bytes: int | None = None  # read so much of each body, then wait for a release
     # resource
     api_keys: frozenset[str] = frozenset({"simulator-key"})
     key_auth: bool = True

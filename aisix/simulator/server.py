@@ -1,8 +1,9 @@
-"""The simulator as a server: listens, reads requests whole, answers them as scripted.
+"""The simulator as a server: listens, reads requests, answers them as scripted.
 
 `Simulator` runs on the current event loop and is what tests use; `python -m aisix.simulator`
-wraps it. Tornado parses the requests; what goes back is written by `wire.Wire`. Every request
-but those under `/_sim/` leaves one record in the journal, with exactly one outcome. I/O.
+wraps it. Tornado parses the requests; JSON bodies are read whole, forms pass through `forms`;
+what goes back is written by `wire.Wire`. Every request but those under
+`/_sim/` leaves one record in the journal, with exactly one outcome. I/O.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import dataclasses
 import json
 import logging
 import socket
-import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -34,12 +34,15 @@ from aisix.simulator import faults
 from aisix.simulator.checks import MALFORMED
 from aisix.simulator.control import PREFIX, control
 from aisix.simulator.entra import Authority, openid_configuration
-from aisix.simulator.faults import Occasion
+from aisix.simulator.exchange import Answer, Inbound
+from aisix.simulator.forms import Form
 from aisix.simulator.identity import Identities
+from aisix.simulator.intake import Body
 from aisix.simulator.journal import CLIENT_CLOSED, CUT, STOPPED, Journal, RequestRecord
+from aisix.simulator.operations import Place, deployment_in_body, locate
 from aisix.simulator.options import SimulatorOptions
 from aisix.simulator.script import ENTRA, HEADER, NORMAL, Script, ScriptBook, ScriptError
-from aisix.simulator.surface import Answer, Inbound, Place, Surface, locate
+from aisix.simulator.surface import Surface
 from aisix.simulator.wire import CallerLeft, Gate, Wire
 
 __all__ = ["RequestRecord", "Simulator", "SimulatorOptions"]
@@ -98,6 +101,7 @@ class Simulator:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.gate.release()  # uploads that are held belong to no task
         await server.close_all_connections()
 
     @property
@@ -203,7 +207,7 @@ class _Exchange(HTTPMessageDelegate):
         self._simulator = simulator
         self._connection = connection
         self._number = number
-        self._body = bytearray()
+        self._body = Body("", 0)
         self._record: RequestRecord
         self._recorded = False
         self._keep_alive = True
@@ -230,6 +234,9 @@ class _Exchange(HTTPMessageDelegate):
         )
         tokens = self._record.headers.get("connection", "").lower()
         self._keep_alive = line.version == "HTTP/1.1" and "close" not in tokens
+        self._body = Body(
+            self._record.headers.get("content-type", ""), self._simulator.options.max_json_bytes
+        )
         self._recorded = not path.startswith(PREFIX)
         if self._recorded:
             place = locate(path)
@@ -237,15 +244,31 @@ class _Exchange(HTTPMessageDelegate):
             self._record.deployment = place.deployment
             self._simulator.journal.add(self._record)
 
-    def data_received(self, chunk: bytes) -> None:
-        self._body += chunk
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        before = self._record.body_bytes
+        self._body.feed(chunk)
         self._record.body_bytes += len(chunk)
         self._simulator.journal.changed()
+        hold = self._simulator.options.hold_body_bytes
+        if hold is None or not self._recorded or not before <= hold < self._record.body_bytes:
+            return None
+        return self._hold()
+
+    async def _hold(self) -> None:
+        """Read on when released: until then the caller's upload meets a full socket."""
+        gate = self._simulator.gate
+        released = gate.enter()
+        self._record.phase = "holding"
+        self._simulator.journal.changed()
+        try:
+            await released
+        finally:
+            gate.leave(released)
+        self._record.phase = "receiving"
 
     def finish(self) -> None:
-        body = bytes(self._body)
-        self._body.clear()
-        self._record.body = body[: self._simulator.options.keep_body_bytes]
+        body = self._body
+        self._note(body)
         self._connection.stream.set_nodelay(True)
         wire = Wire(
             self._connection, self._record, self._simulator.journal, gate=self._simulator.gate
@@ -259,21 +282,26 @@ class _Exchange(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         """The connection ended while the request was still coming in."""
-        self._record.body = bytes(self._body[: self._simulator.options.keep_body_bytes])
+        self._note(self._body)
         self._close(CLIENT_CLOSED)
+
+    def _note(self, body: Body) -> None:
+        body.finish()
+        self._record.body = bytes(body.kept[: self._simulator.options.keep_body_bytes])
+        self._record.body_sha256 = body.sha256
+        self._record.form = tuple(p.brief() for p in body.form.parts) if body.form else ()
 
     # --- answering ------------------------------------------------------------------------------
 
-    async def _run(self, body: bytes, wire: Wire) -> None:
+    async def _run(self, body: Body, wire: Wire) -> None:
         outcome = STOPPED
         try:
             if self._recorded:
                 answer, script = self._answer(body)
             else:
-                answer, script = await self._control(body), NORMAL
+                answer, script = await self._control(bytes(body.kept)), NORMAL
             self._record.phase = "answering"
-            error = b"" if script.fail is None else faults.stream_error(self._occasion(script))
-            outcome = await wire.play(answer, script, keep_alive=self._keep_alive, error=error)
+            outcome = await wire.play(answer, script, keep_alive=self._keep_alive)
         except CallerLeft:
             outcome = CLIENT_CLOSED
         except Exception:  # a defect of the simulator: say so and drop the connection
@@ -293,24 +321,30 @@ class _Exchange(HTTPMessageDelegate):
             self._simulator, record.method, record.path, query=record.query, body=body
         )
 
-    def _answer(self, body: bytes) -> tuple[Answer, Script]:
+    def _answer(self, body: Body) -> tuple[Answer, Script]:
         place = locate(self._record.path)
         if place.kind in {"token", "identity", "openid"} and self._simulator.options.entra:
-            return self._entra(place, body)
-        value = _loads(body)
-        if place.v1 and isinstance(value, dict) and isinstance(value.get("model"), str):
-            place = dataclasses.replace(place, deployment=value["model"])
+            return self._entra(place, bytes(body.kept))
+        value = MALFORMED if body.form else _loads(bytes(body.kept))
+        if deployment_in_body(place, self._record.method):
+            place = dataclasses.replace(place, deployment=_model(value, body.form))
             self._record.deployment = place.deployment
         try:
             script = self._resolve(place.deployment)
         except ScriptError as error:
             return _refused(error), NORMAL
+        if body.overflowed:
+            limit = self._simulator.options.max_json_bytes
+            fault = faults.content_too_large(limit, self._record.body_bytes)
+            kind = [("content-type", fault.content_type)]
+            return Answer(fault.status, kind, fault.body), script
         inbound = Inbound(
             method=self._record.method,
             place=place,
             query=self._record.query,
             headers=self._record.headers,
             json=value,
+            form=body.form,
         )
         return self._simulator.surface.answer(inbound, script), script
 
@@ -338,9 +372,13 @@ class _Exchange(HTTPMessageDelegate):
         self._record.script = script.render()
         return script
 
-    def _occasion(self, script: Script) -> Occasion:
-        now = self._simulator.options.clock()
-        return Occasion(now=now, request_id=str(uuid.uuid4()), script=script)
+
+def _model(value: Any, form: Form | None) -> str:
+    """The deployment that a body names; none is an empty text."""
+    model = value.get("model") if isinstance(value, dict) else None
+    if form is not None:
+        model = form.value("model")
+    return model if isinstance(model, str) else ""
 
 
 def _loads(body: bytes) -> Any:

@@ -19,9 +19,9 @@ from http.client import responses
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
+from aisix.simulator.exchange import Answer
 from aisix.simulator.journal import COMPLETED, CUT, Journal, RequestRecord
 from aisix.simulator.script import NORMAL, Script
-from aisix.simulator.surface import Answer
 
 _EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nx-ms-region: East US 2\r\n\r\n"
 _GARBAGE = b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP\r\n\r\n"
@@ -90,8 +90,8 @@ class Wire:
         if not self._left.done():
             self._left.set_result(None)
 
-    async def play(self, answer: Answer, script: Script, *, keep_alive: bool, error: bytes) -> str:
-        """Send the answer as scripted; `error` is the event of `fail`. Returns the outcome.
+    async def play(self, answer: Answer, script: Script, *, keep_alive: bool) -> str:
+        """Send the answer as scripted; returns the outcome.
 
         Raises:
             CallerLeft: the caller closed the connection first.
@@ -104,9 +104,9 @@ class Wire:
             if script.gap:
                 await self._delay(script.gap / 1000)
             if answer.events is None:
-                await self._play_body(answer.body, script)
+                await self._play_pieces(answer.pieces or iter((answer.body,)), script)
             else:
-                await self._play_events(answer.events, script, error)
+                await self._play_events(answer.events, script, answer.late_error)
             await self._end()
         except BrokenOff:
             self._stream.close()
@@ -164,12 +164,15 @@ class Wire:
 
     async def _head(self, answer: Answer, script: Script, *, keep_alive: bool) -> None:
         headers = [*answer.headers, ("date", formatdate(usegmt=True))]
-        unsized = answer.events is not None or script.chunked or script.end is not None
+        length = len(answer.body) if answer.pieces is None else answer.length
+        unsized = (
+            answer.events is not None or length is None or script.chunked or script.end is not None
+        )
         self._chunked = unsized and self._record.version == "HTTP/1.1"
         if self._chunked:
             headers.append(("transfer-encoding", "chunked"))
         elif not unsized:
-            headers.append(("content-length", str(len(answer.body))))
+            headers.append(("content-length", str(length)))
         if not keep_alive:
             headers.append(("connection", "close"))
         lines = [f"HTTP/1.1 {answer.status} {responses.get(answer.status, 'Unknown')}"]
@@ -187,19 +190,25 @@ class Wire:
 
     # --- the body -------------------------------------------------------------------------------
 
-    async def _play_body(self, body: bytes, script: Script) -> None:
-        """A JSON body; the numbers of the script count its bytes."""
+    async def _play_pieces(self, pieces: Iterator[bytes], script: Script) -> None:
+        """A body that is no stream of events; the numbers of the script count its bytes."""
         if self._head_only:
             return
-        sent = 0
-        for at, what in _marks(script):
-            if at > len(body):
-                break
-            await self._emit(body[sent:at])
-            sent = at
-            if not await self._strike(what, body[at : at + max(1, (len(body) - at) // 2)]):
-                return
-        await self._emit(body[sent:])
+        marks, sent = _marks(script), 0
+        for number, whole in enumerate(pieces):
+            piece = whole
+            if script.d and number:
+                await self._flush()
+                await self.pause(script.d / 1000)
+            while marks and marks[0][0] <= sent + len(piece):
+                at, what = marks.pop(0)
+                before, piece = piece[: at - sent], piece[at - sent :]
+                await self._emit(before)
+                sent = at
+                if not await self._strike(what, piece[: max(1, len(piece) // 2)]):
+                    return
+            await self._emit(piece)
+            sent += len(piece)
 
     async def _play_events(self, events: Iterator[bytes], script: Script, error: bytes) -> None:
         if script.burst:

@@ -77,8 +77,9 @@ def test_dated_and_v1_paths_answer() -> None:
         ("/openai/deployments/dep/chat/complete", VERSION),
         ("/openai/deployments/dep/models", VERSION),
         ("//openai/deployments/dep/chat/completions", VERSION),
-        ("/openai/v1/responses", {}),
-        ("/openai/files", VERSION),
+        ("/openai/v1/response", {}),
+        ("/openai/chat/completions", VERSION),
+        ("/openai/embeddings", VERSION),
         ("/", {}),
     ],
 )
