@@ -94,6 +94,11 @@ def content_too_large(limit_bytes: int, read_bytes: int) -> Fault:
     return wrapped(413, None, message, param=None, type="server_error")
 
 
+def not_found(message: str) -> Fault:
+    """404 of something that is not kept here."""
+    return wrapped(404, None, message, param=None, type="invalid_request_error")
+
+
 def _bare(status: int, message: str) -> Fault:
     return _json(status, {"statusCode": status, "message": message})
 
@@ -301,6 +306,11 @@ def _retry(occasion: Occasion, default: int | None) -> tuple[int, tuple[tuple[st
     elif milliseconds is None and default is not None:
         headers.append(("retry-after", str(default)))
     return text_s, tuple(headers)
+
+
+def hints(occasion: Occasion, default_s: int = _DEFAULT_RETRY_S) -> tuple[tuple[str, str], ...]:
+    """The headers that say when to come again."""
+    return _retry(occasion, default_s)[1]
 
 
 def _quota(what: str, default: int = _DEFAULT_RETRY_S) -> Builder:

@@ -64,11 +64,18 @@ def _resource(path: str, name: str, *methods: str, since: str = "") -> list[Oper
 _VERBS = {"GET": "Get", "POST": "Create", "DELETE": "Delete"}
 _BODIES = {"GET": NO_BODY, "POST": JSON, "DELETE": NO_BODY}
 
+_RESPONSES_SINCE = "2025-03-01"
+
 _ROWS: tuple[Operation, ...] = (
     _deployed("chat/completions", "ChatCompletions_Create", JSON),
     _deployed("completions", "Completions_Create", JSON),
     _deployed("embeddings", "Embeddings_Create", JSON),
     Operation("GET", "models", "Models_List"),
+    Operation("POST", "responses", "Responses_Create", JSON, BODY, _RESPONSES_SINCE),
+    Operation("POST", "responses/compact", "Responses_Compact", JSON, BODY, _RESPONSES_SINCE),
+    *_resource("responses/{id}", "Responses", "GET", "DELETE", since=_RESPONSES_SINCE),
+    Operation("POST", "responses/{id}/cancel", "Responses_Cancel", since=_RESPONSES_SINCE),
+    *_resource("responses/{id}/input_items", "ResponsesInputItems", "GET", since=_RESPONSES_SINCE),
 )
 
 OPERATIONS: Mapping[str, Operation] = {row.key: row for row in _ROWS}

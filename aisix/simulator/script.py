@@ -60,7 +60,7 @@ class Script:
     finishusage: bool = _flag("put the usage on the finish chunk instead of a chunk of its own")
     nousage: bool = _flag("never send a usage block")
     plain: bool = _flag("leave out Azure's extension fields")
-    nodone: bool = _flag("end the stream cleanly without `data: [DONE]`")
+    nodone: bool = _flag("end the stream cleanly without `data: [DONE]` or its terminal event")
     # content of the answer
     tools: bool = _flag("answer with a tool call (of the first tool)")
     refuse: bool = _flag("answer with a refusal")
@@ -68,6 +68,7 @@ class Script:
     reasoning: bool = _flag("a reasoning model: reasoning tokens, max_tokens and the like refused")
     cached: int | None = _number("report this many prompt tokens as cached")
     ctx: int | None = _number("the context window of the model, in tokens")
+    polls: int | None = _number("background responses and jobs are done after this many polls (2)")
     oldapi: bool = _flag("a deployment that does not know stream_options")
     # faults after the head; the number counts SSE events, or bytes of a JSON body
     cut: int | None = _number("close the connection (FIN) after K events")
@@ -76,6 +77,8 @@ class Script:
     end: int | None = _number("end the body cleanly after K events, without [DONE]")
     stall: int | None = _number("fall silent after K events until released or the client leaves")
     fail: int | None = _number('after K events send `data: {"error":…}` (body: err) and end')
+    failed: int | None = _number("Responses: after K events send response.failed (err) and end")
+    throttled: bool = _flag("Responses: a rate limit inside the 200: response.failed, then error")
     # faults before the head
     err: str | None = field(
         default=None, metadata={"help": "answer with this error", "kind": "err"}
@@ -136,8 +139,10 @@ def _render(name: str, value: Any) -> str:
 
 
 _FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Script)}
-_FAULT_NUMBERS = ("err", "cut", "reset", "half", "end", "stall", "fail")
-_FAULT_FLAGS = dict.fromkeys(("drop", "rst", "hang", "garbage", "halfhead", "closeafter"), False)
+_FAULT_NUMBERS = ("err", "cut", "reset", "half", "end", "stall", "fail", "failed")
+_FAULT_FLAGS = dict.fromkeys(
+    ("throttled", "drop", "rst", "hang", "garbage", "halfhead", "closeafter"), False
+)
 NORMAL = Script()
 
 

@@ -20,6 +20,7 @@ from aisix.simulator.exchange import Answer, Call, Content, Events, Handler, Hea
 from aisix.simulator.faults import Fault, Occasion
 from aisix.simulator.operations import OPERATIONS, V1_VERSIONS, Operation, Place, locate
 from aisix.simulator.options import SimulatorOptions
+from aisix.simulator.responses import Responses
 from aisix.simulator.script import Script
 
 __all__ = ["Answer", "Inbound", "Place", "Surface", "locate"]
@@ -33,7 +34,10 @@ class Surface:
     def __init__(self, options: SimulatorOptions, authority: Authority) -> None:
         self._options = options
         self._authority = authority
-        self._handlers: Mapping[str, Handler] = {**chat.handlers()}
+        self._handlers: Mapping[str, Handler] = {
+            **chat.handlers(),
+            **Responses(seal=uuid.uuid4().hex).handlers(),
+        }
         self._fixed_headers = [
             ("x-ms-region", options.region),
             ("azureml-model-session", "d012-20241120121505"),
@@ -114,7 +118,8 @@ class Surface:
     @staticmethod
     def _scripted(occasion: Occasion) -> Fault | None:
         script = occasion.script
-        if script.err is None or script.fail is not None:  # with `fail` the error is mid-stream
+        late = script.fail is not None or script.failed is not None
+        if script.err is None or late:  # then the error stands inside the 200
             return None
         return faults.build(script.err, occasion)
 

@@ -1,0 +1,30 @@
+"""The official openai SDK pointed at a simulator, as the plain and as the Azure client. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from aisix.simulator.server import Simulator
+from tests.support.azure import KEY
+
+PLAIN, AZURE = "OpenAI", "AzureOpenAI"
+KINDS = (PLAIN, AZURE)
+PREVIEW = "2025-04-01-preview"
+
+
+@asynccontextmanager
+async def sdk_at(sim: Simulator, kind: str, *, api_version: str = PREVIEW) -> AsyncIterator[Any]:
+    """One client, closed at the end. Retries are off: an error is to be seen."""
+    made: Any
+    if kind == PLAIN:
+        made = AsyncOpenAI(base_url=f"{sim.url}/openai/v1", api_key=KEY, max_retries=0)
+    else:
+        made = AsyncAzureOpenAI(
+            azure_endpoint=sim.url, api_key=KEY, api_version=api_version, max_retries=0
+        )
+    async with made:
+        yield made
