@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ def compose_text(body: JsonObject, script: Script) -> Composition:
     prompts = prompts_of(body.get("prompt"))
     characters = sum(_CHARACTERS_PER_TOKEN * tokens_of(p) for p in prompts)
     text = prompts[0] if isinstance(prompts[0], str) else ""
-    pieces = _shape(_words(text), script)
+    pieces = echo(text, script)
     if body.get("echo") is True and text:
         pieces = (text, *pieces)
     return _compose(body, script, characters, (pieces, None, "stop"), prompts=len(prompts))
@@ -101,7 +101,7 @@ def _say(
         return _pieces(json.dumps(sample(schema or {}))), None, "stop"
     if kind == "json_object":
         return _pieces(json.dumps({"reply": GREETING})), None, "stop"
-    return _shape(_words(asked), script), None, "stop"
+    return echo(asked, script), None, "stop"
 
 
 def _compose(
@@ -168,6 +168,11 @@ def _called_tool(body: JsonObject, script: Script) -> tuple[str, JsonObject, str
     if not tools:
         return ("simulated_tool", {}, end) if script.tools else None
     return str(tools[0].get("name")), tools[0].get("parameters") or {}, end
+
+
+def echo(asked: str, script: Script) -> tuple[str, ...]:
+    """The usual answer to a text, in the count and size of pieces that the script wants."""
+    return _shape(_words(asked), script)
 
 
 def _words(asked: str) -> tuple[str, ...]:
@@ -243,10 +248,12 @@ def _role(message: Any) -> Any:
     return message.get("role") if isinstance(message, dict) else None
 
 
-# --- JSON by schema, vectors --------------------------------------------------------------------
+# --- JSON by schema, filler, vectors --------------------------------------------------------------
 
 _SAMPLES: Mapping[str, Any] = {"string": "text", "integer": 1, "number": 1.5, "boolean": True}
 _DEEPEST = 8
+_FILLER_BYTES = 64 * 1024
+_FILLER = bytes(range(256)) * (_FILLER_BYTES // 256 + 1)
 
 
 def sample(schema: Any, root: Any = None, depth: int = 0) -> Any:
@@ -279,6 +286,14 @@ def _refer(root: Any, reference: str) -> Any:
     for part in reference.removeprefix("#").split("/")[1:]:
         target = target.get(part) if isinstance(target, dict) else None
     return target
+
+
+def filler(length: int, piece_bytes: int = _FILLER_BYTES) -> Iterator[bytes]:
+    """Bytes that stand for a file, in pieces: the one at offset n is n modulo 256."""
+    step = max(1, min(piece_bytes, _FILLER_BYTES))
+    for at in range(0, length, step):
+        start = at % 256
+        yield _FILLER[start : start + min(step, length - at)]
 
 
 def vector(prompt: str | list[int], dimensions: int) -> array[float]:

@@ -224,7 +224,8 @@ def _content_filter_spec(occasion: Occasion) -> Fault:
     return _content_filter(occasion, inner_error=inner)
 
 
-def _content_policy(_: Occasion) -> Fault:
+def content_policy() -> Fault:
+    """400 of a prompt or picture that the image filter refuses."""
     results = choice_filter(filtered="violence")
     inner = {"code": "ResponsibleAIPolicyViolation", "content_filter_results": results}
     return wrapped(
@@ -427,7 +428,7 @@ CATALOGUE: dict[str, tuple[str, Builder]] = {
     "content_filter": ("400 prompt filtered, as on the wire", _content_filter_wire),
     "content_filter_spec": ("400 prompt filtered, as the document spells it", _content_filter_spec),
     "content_filter_bare": ("400 prompt filtered, no inner error", _content_filter),
-    "content_policy": ("400 prompt filtered, as images say it", _content_policy),
+    "content_policy": ("400 prompt filtered, as images say it", _always(content_policy)),
     "context": ("400 context_length_exceeded", lambda _: context_length(128_000, 130_001)),
     "parameter": (
         "400 unsupported_parameter",

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Mapping
 
-from aisix.simulator import chat, checks, faults
+from aisix.simulator import audio, chat, checks, faults, images
 from aisix.simulator.content import JsonObject
 from aisix.simulator.entra import Authority
 from aisix.simulator.exchange import Answer, Call, Content, Events, Handler, Headers, Inbound, Json
@@ -36,6 +36,8 @@ class Surface:
         self._authority = authority
         self._handlers: Mapping[str, Handler] = {
             **chat.handlers(),
+            **images.handlers(),
+            **audio.handlers(),
             **Responses(seal=uuid.uuid4().hex).handlers(),
         }
         self._fixed_headers = [
