@@ -71,6 +71,11 @@ class Call:
         return self.inbound.form or Form()
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """The names in the path."""
+        return self.inbound.place.ids
+
+    @property
     def deployment(self) -> str:
         """The deployment's name."""
         return self.inbound.place.deployment

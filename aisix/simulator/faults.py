@@ -88,6 +88,12 @@ def unacceptable(param: str, value: object, *allowed: object) -> Fault:
     return invalid(message, param=param, code="invalid_value")
 
 
+def wrong_type(param: str, expected: str) -> Fault:
+    """A 400 of a value of the wrong type."""
+    message = f"Invalid type for '{param}': expected {expected}."
+    return invalid(message, param=param, code="invalid_type")
+
+
 def content_too_large(limit_bytes: int, read_bytes: int) -> Fault:
     """413 of a body over a limit."""
     message = f"Maximum content size limit ({limit_bytes}) exceeded ({read_bytes} bytes read)"

@@ -74,8 +74,7 @@ def _body_of(form: Form) -> JsonObject | Fault:
     for name in _FORM_NUMBERS:
         text = body.get(name)
         if text is not None and not text.isdecimal():
-            message = f"Invalid type for '{name}': expected an integer, got '{text}'."
-            return faults.invalid(message, param=name, code="invalid_type")
+            return faults.wrong_type(name, f"an integer, got '{text}'")
         if text is not None:
             body[name] = int(text)
     if "stream" in body:
@@ -91,8 +90,7 @@ def _check_prompt(body: JsonObject, most: int) -> Fault | None:
     if prompt is None:
         return faults.missing("prompt")
     if not isinstance(prompt, str):
-        message = "Invalid type for 'prompt': expected a string."
-        return faults.invalid(message, param="prompt", code="invalid_type")
+        return faults.wrong_type("prompt", "a string")
     if not 1 <= len(prompt) <= most:
         message = f"Invalid 'prompt': expected 1 to {most} characters, got {len(prompt)}."
         return faults.invalid(message, param="prompt", code="string_above_max_length")

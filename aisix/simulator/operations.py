@@ -53,18 +53,31 @@ def _deployed(
     return Operation("POST", path, name, body, PATH, since, preview)
 
 
-def _resource(path: str, name: str, *methods: str, since: str = "") -> list[Operation]:
+def _resource(
+    path: str, name: str, *methods: str, since: str = "", preview: bool = False
+) -> list[Operation]:
     """The operations on one path that take JSON when they write and nothing else."""
     return [
-        Operation(method, path, f"{name}_{_VERBS[method]}", _BODIES[method], NOWHERE, since)
+        Operation(
+            method, path, f"{name}_{_VERBS[method]}", _BODIES[method], since=since, preview=preview
+        )
         for method in methods
     ]
+
+
+def _vector_stores(path: str, name: str, *methods: str) -> list[Operation]:
+    return _resource(path, name, *methods, since="2024-05-01", preview=True)
+
+
+def _evals(path: str, name: str, *methods: str) -> list[Operation]:
+    return _resource(path, name, *methods, since="2025-04-01", preview=True)
 
 
 _VERBS = {"GET": "Get", "POST": "Create", "DELETE": "Delete"}
 _BODIES = {"GET": NO_BODY, "POST": JSON, "DELETE": NO_BODY}
 
 _RESPONSES_SINCE = "2025-03-01"
+_BATCHES_SINCE = "2024-07-01"
 
 _ROWS: tuple[Operation, ...] = (
     _deployed("chat/completions", "ChatCompletions_Create", JSON),
@@ -81,6 +94,33 @@ _ROWS: tuple[Operation, ...] = (
     *_resource("responses/{id}", "Responses", "GET", "DELETE", since=_RESPONSES_SINCE),
     Operation("POST", "responses/{id}/cancel", "Responses_Cancel", since=_RESPONSES_SINCE),
     *_resource("responses/{id}/input_items", "ResponsesInputItems", "GET", since=_RESPONSES_SINCE),
+    Operation("POST", "files", "Files_Create", FORM),
+    *_resource("files", "Files", "GET"),
+    *_resource("files/{id}", "Files", "GET", "DELETE"),
+    *_resource("files/{id}/content", "FilesContent", "GET"),
+    *_resource("batches", "Batches", "POST", "GET", since=_BATCHES_SINCE),
+    *_resource("batches/{id}", "Batches", "GET", since=_BATCHES_SINCE),
+    Operation("POST", "batches/{id}/cancel", "Batches_Cancel", since=_BATCHES_SINCE),
+    *_resource("fine_tuning/jobs", "FineTuning", "POST", "GET"),
+    *_resource("fine_tuning/jobs/{id}", "FineTuning", "GET"),
+    Operation("POST", "fine_tuning/jobs/{id}/cancel", "FineTuning_Cancel"),
+    *_resource("fine_tuning/jobs/{id}/events", "FineTuningEvents", "GET"),
+    *_resource("fine_tuning/jobs/{id}/checkpoints", "FineTuningCheckpoints", "GET"),
+    *_vector_stores("vector_stores", "VectorStores", "POST", "GET"),
+    *_vector_stores("vector_stores/{id}", "VectorStores", "GET", "POST", "DELETE"),
+    *_vector_stores("vector_stores/{id}/search", "VectorStoresSearch", "POST"),
+    *_vector_stores("vector_stores/{id}/files", "VectorStoresFiles", "POST", "GET"),
+    *_vector_stores("vector_stores/{id}/files/{id}", "VectorStoresFiles", "GET", "POST", "DELETE"),
+    *_vector_stores("vector_stores/{id}/files/{id}/content", "VectorStoresFilesContent", "GET"),
+    *_evals("evals", "Evals", "POST", "GET"),
+    *_evals("evals/{id}", "Evals", "GET", "POST", "DELETE"),
+    *_evals("evals/{id}/runs", "EvalsRuns", "POST", "GET"),
+    *_evals("evals/{id}/runs/{id}", "EvalsRuns", "GET", "DELETE"),
+    Operation("POST", "evals/{id}/runs/{id}", "EvalsRuns_Cancel", since="2025-04-01", preview=True),
+    Operation(
+        "POST", "evals/{id}/runs/{id}/cancel", "EvalsRuns_Cancel", since="2025-04-01", preview=True
+    ),
+    *_evals("evals/{id}/runs/{id}/output_items", "EvalsOutputItems", "GET"),
 )
 
 OPERATIONS: Mapping[str, Operation] = {row.key: row for row in _ROWS}

@@ -27,8 +27,7 @@ def check(body: JsonObject, *, reasoning: bool) -> Fault | None:
             return faults.invalid(message, param=name, code="unsupported_parameter")
     for name in ("stream", "background", "store"):
         if not isinstance(body.get(name), bool | None):
-            message = f"Invalid type for '{name}': expected a boolean."
-            return faults.invalid(message, param=name, code="invalid_type")
+            return faults.wrong_type(name, "a boolean")
     if reasoning:
         refused = next((n for n in ("temperature", "top_p") if body.get(n) is not None), None)
         if refused:
@@ -36,7 +35,7 @@ def check(body: JsonObject, *, reasoning: bool) -> Fault | None:
     if body.get("background") and body.get("store") is False:
         message = "Background mode requires store to be true."
         return faults.invalid(message, param="background")
-    return _check_input(body) or _check_tools(body)
+    return _check_input(body) or _check_lists(body)
 
 
 def _check_input(body: JsonObject) -> Fault | None:
@@ -44,18 +43,15 @@ def _check_input(body: JsonObject) -> Fault | None:
     if given is None and body.get("previous_response_id") is None:
         return faults.missing("input")
     if not isinstance(given, str | list | None):
-        message = "Invalid type for 'input': expected one of a string or array of input items."
-        return faults.invalid(message, param="input", code="invalid_type")
+        return faults.wrong_type("input", "one of a string or array of input items")
     for index, item in enumerate(given if isinstance(given, list) else ()):
         if not isinstance(item, dict):
-            message = f"Invalid type for 'input[{index}]': expected an object."
-            return faults.invalid(message, param=f"input[{index}]", code="invalid_type")
+            return faults.wrong_type(f"input[{index}]", "an object")
     limit = body.get("max_output_tokens")
     if limit is None:
         return None
     if not isinstance(limit, int) or isinstance(limit, bool):
-        message = "Invalid type for 'max_output_tokens': expected an integer."
-        return faults.invalid(message, param="max_output_tokens", code="invalid_type")
+        return faults.wrong_type("max_output_tokens", "an integer")
     if limit < _LEAST_OUTPUT_TOKENS:
         message = (
             "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= "
@@ -65,12 +61,13 @@ def _check_input(body: JsonObject) -> Fault | None:
     return None
 
 
-def _check_tools(body: JsonObject) -> Fault | None:
-    tools = body.get("tools")
-    if tools is None or (isinstance(tools, list) and all(isinstance(t, dict) for t in tools)):
-        return None
-    message = "Invalid type for 'tools': expected an array of objects."
-    return faults.invalid(message, param="tools", code="invalid_type")
+def _check_lists(body: JsonObject) -> Fault | None:
+    for name, kind, words in (("tools", dict, "objects"), ("include", str, "strings")):
+        given = body.get(name)
+        fits = isinstance(given, list) and all(isinstance(entry, kind) for entry in given)
+        if given is not None and not fits:
+            return faults.wrong_type(name, f"an array of {words}")
+    return None
 
 
 def over_the_window() -> Fault:

@@ -26,6 +26,7 @@ from aisix.simulator.content import (
 )
 from aisix.simulator.exchange import Call, Events, Handler, Headers, Json, Outcome
 from aisix.simulator.faults import Fault, Occasion
+from aisix.simulator.jobs import polls_of
 from aisix.simulator.response_events import events, failed, sse, throttled, unfinished
 from aisix.simulator.response_request import (
     as_chat,
@@ -36,7 +37,6 @@ from aisix.simulator.response_request import (
 )
 from aisix.simulator.shelf import Shelf, page
 
-_DEFAULT_POLLS = 2
 _ECHOED: JsonObject = {
     # parameter that comes back as it was sent → what it is when it was not
     "background": False,
@@ -125,7 +125,7 @@ class Responses:
         stored = _Stored(response, pieces, items, characters)
         self._keep(call, stored)
         if response["background"]:
-            stored.polls_left = _DEFAULT_POLLS if script.polls is None else script.polls
+            stored.polls_left = polls_of(script)
             return Json(unfinished(response, "queued"), headers)
         return Json(response, headers)
 
@@ -273,8 +273,7 @@ class Responses:
         stored = self._find(call)
         if isinstance(stored, Fault):
             return stored
-        shown = page(stored.input_items, call.inbound.query)
-        return shown if isinstance(shown, Fault) else Json(shown)
+        return page(stored.input_items, call.inbound.query)
 
     def _compact(self, call: Call) -> Outcome:
         body = call.body

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from aisix.simulator import faults
 from aisix.simulator.content import JsonObject
+from aisix.simulator.exchange import Json
 from aisix.simulator.faults import Fault
 
 Kept = TypeVar("Kept")
@@ -22,9 +23,10 @@ _MOST_PER_PAGE = 10_000
 
 
 class Shelf(Generic[Kept]):
-    """Things of one kind."""
+    """Things of one kind. `missing` is what is said when one is not there, with its id."""
 
-    def __init__(self) -> None:
+    def __init__(self, missing: str = "There is no '{}'.") -> None:
+        self._missing = missing
         self._things: dict[str, tuple[Kept, int]] = {}
         self._weight = 0
 
@@ -43,6 +45,11 @@ class Shelf(Generic[Kept]):
         found = self._things.get(name)
         return found[0] if found else None
 
+    def find(self, name: str) -> Kept | Fault:
+        """The thing of an id, or its 404."""
+        found = self._things.get(name)
+        return found[0] if found else faults.not_found(self._missing.format(name))
+
     def remove(self, name: str) -> Kept | None:
         """Forget a thing; says which it was."""
         found = self._things.pop(name, None)
@@ -52,7 +59,7 @@ class Shelf(Generic[Kept]):
         return found[0]
 
 
-def page(entries: Sequence[JsonObject], query: Mapping[str, str]) -> JsonObject | Fault:
+def page(entries: Sequence[JsonObject], query: Mapping[str, str]) -> Json | Fault:
     """One page of a list whose entries come oldest first, or the refusal of the query."""
     limit = query.get("limit", str(_DEFAULT_LIMIT))
     if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_PER_PAGE:
@@ -70,10 +77,12 @@ def page(entries: Sequence[JsonObject], query: Mapping[str, str]) -> JsonObject 
     start = names.index(query["after"]) + 1 if "after" in query else 0
     end = names.index(query["before"]) if "before" in query else len(ordered)
     shown = ordered[start:end][: int(limit)]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": start + len(shown) < end,
-    }
+    return Json(
+        {
+            "object": "list",
+            "data": shown,
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
+            "has_more": start + len(shown) < end,
+        }
+    )

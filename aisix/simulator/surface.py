@@ -14,14 +14,19 @@ import uuid
 from collections.abc import Mapping
 
 from aisix.simulator import audio, chat, checks, faults, images
+from aisix.simulator.batches import Batches
 from aisix.simulator.content import JsonObject
 from aisix.simulator.entra import Authority
+from aisix.simulator.evals import Evals
 from aisix.simulator.exchange import Answer, Call, Content, Events, Handler, Headers, Inbound, Json
 from aisix.simulator.faults import Fault, Occasion
+from aisix.simulator.files import Files
+from aisix.simulator.fine_tuning import FineTuning
 from aisix.simulator.operations import OPERATIONS, V1_VERSIONS, Operation, Place, locate
 from aisix.simulator.options import SimulatorOptions
 from aisix.simulator.responses import Responses
 from aisix.simulator.script import Script
+from aisix.simulator.vector_stores import VectorStores
 
 __all__ = ["Answer", "Inbound", "Place", "Surface", "locate"]
 
@@ -34,11 +39,17 @@ class Surface:
     def __init__(self, options: SimulatorOptions, authority: Authority) -> None:
         self._options = options
         self._authority = authority
+        files = Files()
         self._handlers: Mapping[str, Handler] = {
             **chat.handlers(),
             **images.handlers(),
             **audio.handlers(),
             **Responses(seal=uuid.uuid4().hex).handlers(),
+            **files.handlers(),
+            **Batches(files).handlers(),
+            **FineTuning(files).handlers(),
+            **VectorStores(files).handlers(),
+            **Evals().handlers(),
         }
         self._fixed_headers = [
             ("x-ms-region", options.region),
