@@ -21,6 +21,7 @@ from aisix.simulator.content import (
     JsonObject,
     ToolCall,
     prompts_of,
+    sound,
     tokens_of,
     vector,
 )
@@ -28,6 +29,7 @@ from aisix.simulator.script import Script
 
 _SEVERITIES = ("hate", "self_harm", "sexual", "violence")
 _LOGPROB = -0.0078125
+_AUDIO_LIVES_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def chat_answer(
     """The body of a chat answer that is not streamed."""
     answer: JsonObject = {
         "choices": [
-            _chat_choice(i, choice, body=body, script=script)
+            _chat_choice(i, choice, body=body, identity=identity)
             for i, choice in enumerate(composition.choices)
         ],
         "created": identity.created,
@@ -86,7 +88,7 @@ def chat_answer(
     return _trimmed(answer, script)
 
 
-def _chat_choice(index: int, choice: Choice, *, body: JsonObject, script: Script) -> JsonObject:
+def _chat_choice(index: int, choice: Choice, *, body: JsonObject, identity: Identity) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.refusal:
         message |= {"content": None, "refusal": choice.text}
@@ -94,6 +96,9 @@ def _chat_choice(index: int, choice: Choice, *, body: JsonObject, script: Script
         message |= {"content": None, "tool_calls": [tool_call(choice.tool_call)]}
     elif choice.finish_reason == "content_filter":
         message["content"] = None
+    elif choice.spoken:
+        said = {"data": sound(len(choice.pieces)), "transcript": choice.text}
+        message |= {"content": None, "audio": {**audio_head(index, identity), **said}}
     wanted = body.get("logprobs") is True and choice.tool_call is None
     return {
         "content_filter_results": choice_filter(filtered=filtered_category(choice)),
@@ -102,6 +107,12 @@ def _chat_choice(index: int, choice: Choice, *, body: JsonObject, script: Script
         "logprobs": chat_logprobs(choice.pieces, body) if wanted else None,
         "message": message,
     }
+
+
+def audio_head(index: int, identity: Identity) -> JsonObject:
+    """What a spoken answer is called, and how long it can be referred to."""
+    name = f"audio_{identity.id.rpartition('-')[2]}_{index}"
+    return {"id": name, "expires_at": identity.created + _AUDIO_LIVES_S}
 
 
 def filtered_category(choice: Choice) -> str | None:

@@ -16,6 +16,7 @@ from aisix.simulator.content import (
     prompts_of,
     tokens_for,
     tokens_of,
+    wants_audio,
 )
 from aisix.simulator.faults import Fault
 from aisix.simulator.operations import FORM, JSON, Operation
@@ -175,7 +176,7 @@ def _chat(body: JsonObject, script: Script, context_tokens: int) -> Fault | None
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             where = f"messages.{index}"
             return faults.invalid(f"'role' is a required property - '{where}'", param="messages")
-    problem = _tools(body)
+    problem = _tools(body) or _audio(body)
     if problem is not None:
         return problem
     return _context(tokens_for(sum(map(message_characters, messages))), context_tokens)
@@ -192,6 +193,17 @@ def _tools(body: JsonObject) -> Fault | None:
         return faults.invalid("'tools' must be an array of objects", param="tools")
     if not 1 <= len(tools) <= _MOST_TOOLS:
         return faults.invalid(f"'tools' must hold 1 to {_MOST_TOOLS} entries", param="tools")
+    return None
+
+
+def _audio(body: JsonObject) -> Fault | None:
+    if not wants_audio(body):
+        return None
+    wanted = body.get("audio")
+    if not isinstance(wanted, dict):
+        return faults.missing("audio")
+    if body.get("stream") is True and wanted.get("format") != "pcm16":
+        return faults.unacceptable("audio.format", wanted.get("format"), "pcm16")
     return None
 
 

@@ -7,6 +7,7 @@ at four characters each. Pure.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
@@ -24,6 +25,9 @@ _ECHO_CHARACTERS = 400
 _REASONING_TOKENS = 64
 _CHARACTERS_PER_TOKEN = 4
 _IMAGE_TOKENS = 85
+_AUDIO_PART_TOKENS = 100
+_AUDIO_TOKENS_PER_PIECE = 5
+_SOUND_BYTES_PER_PIECE = 480
 DEFAULT_DIMENSIONS = 1536
 
 JsonObject = dict[str, Any]
@@ -46,6 +50,7 @@ class Choice:
     finish_reason: str
     tool_call: ToolCall | None = None
     refusal: bool = False
+    spoken: bool = False  # said as audio; the text is its transcript
 
     @property
     def text(self) -> str:
@@ -67,8 +72,9 @@ def compose_chat(body: JsonObject, script: Script) -> Composition:
     messages: Sequence[Any] = body["messages"]
     characters = sum(message_characters(m) for m in messages)
     asked = next((m for m in reversed(messages) if _role(m) == "user"), messages[-1])
-    pieces, call, natural_end = _say(body, script, text_of(asked))
-    return _compose(body, script, characters, (pieces, call, natural_end))
+    said = _say(body, script, text_of(asked))
+    heard = sum(_parts(m, "input_audio") for m in messages) * _AUDIO_PART_TOKENS
+    return _compose(body, script, characters, said, audio_tokens=heard)
 
 
 def compose_text(body: JsonObject, script: Script) -> Composition:
@@ -111,6 +117,7 @@ def _compose(
     said: tuple[tuple[str, ...], ToolCall | None, str],
     *,
     prompts: int = 1,
+    audio_tokens: int = 0,
 ) -> Composition:
     pieces, call, end = said
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -125,31 +132,47 @@ def _compose(
             finish_reason=end,
             tool_call=call,
             refusal=script.refuse,
+            spoken=wants_audio(body) and call is None and not script.refuse,
         )
         for i in range(count)
     )
-    return Composition(choices, _usage(characters, choices, script), characters)
+    usage = _usage(characters, choices, script, audio_tokens=audio_tokens)
+    return Composition(choices, usage, characters)
 
 
-def _usage(characters: int, choices: Sequence[Choice], script: Script) -> JsonObject:
+def _usage(
+    characters: int, choices: Sequence[Choice], script: Script, *, audio_tokens: int
+) -> JsonObject:
     prompt = tokens_for(characters)
     reasoning = _REASONING_TOKENS if script.reasoning else 0
-    completion = sum(len(choice.pieces) for choice in choices) + reasoning
+    spoken = sum(len(c.pieces) for c in choices if c.spoken) * _AUDIO_TOKENS_PER_PIECE
+    completion = sum(len(choice.pieces) for choice in choices) + reasoning + spoken
     return {
         "completion_tokens": completion,
         "completion_tokens_details": {
             "accepted_prediction_tokens": 0,
-            "audio_tokens": 0,
+            "audio_tokens": spoken,
             "reasoning_tokens": reasoning,
             "rejected_prediction_tokens": 0,
         },
         "prompt_tokens": prompt,
         "prompt_tokens_details": {
-            "audio_tokens": 0,
+            "audio_tokens": audio_tokens,
             "cached_tokens": min(script.cached or 0, prompt),
         },
         "total_tokens": prompt + completion,
     }
+
+
+def wants_audio(body: JsonObject) -> bool:
+    """Whether a chat request asks for a spoken answer."""
+    modalities = body.get("modalities")
+    return isinstance(modalities, list) and "audio" in modalities
+
+
+def sound(pieces: int) -> str:
+    """The audio of so many pieces, in base64."""
+    return base64.b64encode(b"".join(filler(pieces * _SOUND_BYTES_PER_PIECE))).decode()
 
 
 def _called_tool(body: JsonObject, script: Script) -> tuple[str, JsonObject, str] | None:
@@ -223,14 +246,22 @@ def prompts_of(given: Any) -> list[str | list[int]]:
 
 
 def message_characters(message: Any) -> int:
-    """The characters of one message that count; an image counts as 85 tokens."""
+    """The characters of one message that count; an image is 85 tokens, a recording 100."""
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, str):
         return len(content)
     if not isinstance(content, list):
         return 0
-    images = sum(int(isinstance(p, dict) and p.get("type") == "image_url") for p in content)
-    return len(text_of(message)) + images * _IMAGE_TOKENS * _CHARACTERS_PER_TOKEN
+    tokens = _parts(message, "image_url") * _IMAGE_TOKENS
+    tokens += _parts(message, "input_audio") * _AUDIO_PART_TOKENS
+    return len(text_of(message)) + tokens * _CHARACTERS_PER_TOKEN
+
+
+def _parts(message: Any, kind: str) -> int:
+    """How many parts of a kind one message has."""
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else []
+    return sum(int(isinstance(part, dict) and part.get("type") == kind) for part in parts)
 
 
 def text_of(message: Any) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from aisix.simulator.answers import (
     Identity,
+    audio_head,
     chat_logprobs,
     choice_filter,
     filtered_category,
@@ -23,7 +24,7 @@ from aisix.simulator.answers import (
     text_envelope,
     without_extensions,
 )
-from aisix.simulator.content import Choice, Composition, JsonObject
+from aisix.simulator.content import Choice, Composition, JsonObject, sound
 from aisix.simulator.script import Script
 
 DONE = b"data: [DONE]\n\n"
@@ -59,6 +60,8 @@ class ChatStream:
             opening: JsonObject = {"content": "", "refusal": None, "role": "assistant"}
             if choice.tool_call is not None:
                 opening["content"] = None
+            if choice.spoken:
+                opening |= {"content": None, "audio": audio_head(index, self.identity)}
             yield self._chunk(index, opening, filters={})
         if self.script.bulk is not None:
             yield from self._bulk(self.script.bulk)
@@ -79,6 +82,8 @@ class ChatStream:
             for index, piece in enumerate(row):
                 if piece is not None:
                     yield writers[index](piece)
+                    if choices[index].spoken:
+                        yield self._chunk(index, {"audio": {"data": sound(1)}}, filters={})
             written += len(row[0] or "")
             if self._asynchronous and step % _ANNOTATE_EVERY == 0:
                 yield self._annotation(written, finish=None)
@@ -109,6 +114,9 @@ class ChatStream:
         if choice.tool_call is not None:
             part: JsonObject = {"function": {"arguments": _MARK}, "index": 0}
             frame = self._frame(index, {"tool_calls": [part]}, filters=choice_filter())
+        elif choice.spoken:
+            spoken = {"audio": {"transcript": _MARK}}
+            frame = self._frame(index, spoken, filters=choice_filter())
         else:
             key = "refusal" if choice.refusal else "content"
             frame = self._frame(index, {key: _MARK}, filters=choice_filter())
