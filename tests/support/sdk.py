@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,3 +29,16 @@ async def sdk_at(sim: Simulator, kind: str, *, api_version: str = PREVIEW) -> As
         )
     async with made:
         yield made
+    await _generators_closed()
+
+
+async def _generators_closed() -> None:
+    """Wait for what the SDK leaves behind: after `[DONE]` it drops a chain of generators, and the
+    loop closes each of them in a task of its own."""
+    while True:
+        await asyncio.sleep(0)  # the task of a dropped generator is made in the next turn
+        kinds = ((task, type(task.get_coro()).__name__) for task in asyncio.all_tasks())
+        closing = [task for task, kind in kinds if kind.startswith("async_generator_")]
+        if not closing:
+            return
+        await asyncio.wait(closing)
