@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from multipart import (  # type: ignore[import-untyped]  # 2.0.1 ships no py.typed
+from multipart import (
     MultipartError,
     MultipartSegment,
     PushMultipartParser,

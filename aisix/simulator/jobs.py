@@ -17,8 +17,8 @@ _DEFAULT_POLLS = 2
 
 
 def polls_of(script: Script) -> int:
-    """After how many polls a job is done."""
-    return _DEFAULT_POLLS if script.polls is None else script.polls
+    """After how many polls a job is done: at the first one, at the earliest."""
+    return _DEFAULT_POLLS if script.polls is None else max(1, script.polls)
 
 
 @dataclass(slots=True)

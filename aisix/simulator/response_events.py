@@ -25,6 +25,7 @@ _UNFINISHED: JsonObject = {
     "status": "in_progress",
     "usage": None,
 }
+_TERMINAL = ("completed", "failed", "incomplete")  # a cancelled one has no event of its own
 _BULK_PIECE = "x" * 1024
 _PIECES_PER_MIB = 1024
 
@@ -89,7 +90,7 @@ def _story(response: JsonObject, pieces: Sequence[str], script: Script) -> Itera
         said = itertools.repeat(_BULK_PIECE, script.bulk * _PIECES_PER_MIB)
     for index, item in enumerate(response["output"]):
         yield from _item(index, item, said)
-    if not script.nodone:
+    if not script.nodone and response["status"] in _TERMINAL:
         yield f"response.{response['status']}", {"response": response}
 
 

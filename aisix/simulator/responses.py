@@ -112,24 +112,23 @@ class Responses:
         composition = compose_chat(as_chat(body, items), _settled(call, items))
         response = self._response(call, composition, tokens_for(characters))
         pieces = composition.choices[0].pieces
+        kept = _Stored(response, pieces, items, characters)
         error = _failure(call)
+        if script.throttled or script.failed is not None:
+            kept.response, kept.pieces = failed(response, error), ()
+        self._keep(kept)
         headers: Headers = (("x-ms-served-model", call.options.chat_model), *_hints(call))
         if body.get("stream") is True:
-            self._keep(call, _Stored(response, pieces, items, characters))
             story = events(response, pieces, script=script, error=error)
             if script.throttled:
                 story = throttled(response)
             return Events(story, headers, late_error=lambda said: _late_error(call, said))
-        if script.throttled or script.failed is not None:
-            response, pieces = failed(response, error), ()
-        stored = _Stored(response, pieces, items, characters)
-        self._keep(call, stored)
         if response["background"]:
-            stored.polls_left = polls_of(script)
+            kept.polls_left = polls_of(script)
             return Json(unfinished(response, "queued"), headers)
-        return Json(response, headers)
+        return Json(kept.response, headers)
 
-    def _keep(self, call: Call, stored: _Stored) -> None:
+    def _keep(self, stored: _Stored) -> None:
         if stored.response["store"]:
             weight = len(json.dumps(stored.input_items)) + len(json.dumps(stored.response))
             self._stored.add(stored.response["id"], stored, weight_bytes=weight)

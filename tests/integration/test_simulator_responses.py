@@ -231,10 +231,13 @@ async def test_a_background_response_can_be_cancelled_and_another_one_cannot() -
         answer = await sdk.responses.create(**ping("dep-polls5", background=True))
         cancelled = await sdk.responses.cancel(answer.id)
         later = await sdk.responses.retrieve(answer.id)
+        told = await sdk.responses.retrieve(answer.id, stream=True)
+        last = [event async for event in told][-1]
         plain = await sdk.responses.create(**ping())
         with pytest.raises(openai.BadRequestError, match="synchronous"):
             await sdk.responses.cancel(plain.id)
     assert cancelled.status == later.status == "cancelled"
+    assert last.type == "response.in_progress"
 
 
 @pytest.mark.gen_test
@@ -313,6 +316,7 @@ async def test_a_rate_limit_can_stand_inside_a_200() -> None:
         bare = await ask(sim, PATH, ping("dep-throttled-retry7", stream=True))
         told = await ask(sim, PATH, ping("dep-failed2-err429-retry9", stream=True))
         whole = await ask(sim, PATH, ping("dep-failed0-err429"))
+        later = await ask(sim, f"{PATH}/{told.events[0]['response']['id']}")
     assert (bare.status, bare.headers["retry-after"]) == (200, "7")
     failed, error = bare.events
     assert (failed["type"], failed["response"]["error"]) == ("response.failed", None)
@@ -329,6 +333,7 @@ async def test_a_rate_limit_can_stand_inside_a_200() -> None:
     assert told.events[-1]["response"]["error"]["code"] == "rate_limit_exceeded"
     assert (whole.status, whole.json["status"]) == (200, "failed")
     assert whole.json["error"]["code"] == "rate_limit_exceeded"
+    assert later.json["status"] == "failed"
 
 
 @pytest.mark.gen_test
