@@ -17,7 +17,6 @@ from aisix.simulator.identity import APP_PATH, IMDS_PATH
 
 JSON, FORM, NO_BODY = "json", "form", ""
 PATH, BODY, NOWHERE = "path", "body", ""
-V1_ONLY = "v1"
 V1_VERSIONS = frozenset({"", "v1", "preview"})
 
 _DATE = len("2024-10-21")
@@ -42,9 +41,7 @@ class Operation:
 
     def known_to(self, version: str) -> bool:
         """Whether a dated api-version has it."""
-        if self.since == V1_ONLY or version[:_DATE] < self.since:
-            return False
-        return not self.preview or version.endswith("-preview")
+        return version[:_DATE] >= self.since and (not self.preview or version.endswith("-preview"))
 
 
 def _deployed(

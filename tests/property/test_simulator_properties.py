@@ -13,7 +13,7 @@ from aisix.simulator.entra import Authority
 from aisix.simulator.exchange import Inbound
 from aisix.simulator.operations import JSON, OPERATIONS, Operation, Place
 from aisix.simulator.options import SimulatorOptions
-from aisix.simulator.script import NORMAL
+from aisix.simulator.script import NORMAL, Script
 from aisix.simulator.surface import Surface
 
 WRITING = [row for row in OPERATIONS.values() if row.body == JSON]
@@ -72,8 +72,10 @@ BODIES = st.dictionaries(st.sampled_from(PARAMETERS), VALUES, max_size=6)
 
 
 @pytest.mark.parametrize("operation", WRITING, ids=lambda row: str(row.key))
-@given(body=BODIES)
-def test_any_json_object_is_answered(operation: Operation, body: dict[str, Any]) -> None:
+@given(body=BODIES, script=st.sampled_from([NORMAL, Script(reasoning=True, tools=True)]))
+def test_any_json_object_is_answered(
+    operation: Operation, body: dict[str, Any], script: Script
+) -> None:
     options = SimulatorOptions()
     surface = Surface(options, Authority(options.directory))
     place = Place(
@@ -90,7 +92,7 @@ def test_any_json_object_is_answered(operation: Operation, body: dict[str, Any])
         headers={"api-key": "simulator-key"},
         json=body,
     )
-    answer = surface.answer(inbound, NORMAL)
+    answer = surface.answer(inbound, script)
     if answer.status == 200:
         assert answer.body or answer.pieces or list(answer.events or ())
     else:
