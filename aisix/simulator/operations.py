@@ -138,8 +138,8 @@ _TEMPLATES = [path.split("/") for path in dict.fromkeys(r.path for r in _ROWS) i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a path names. `kind`: azure, token, identity, openid or nowhere. `ids` are the names that
-    stand where the operation's path has braces."""
+    """What a path names. `kind`: azure, token, identity, openid or nowhere. `ids` are the names
+    that stand where the operation's path has braces."""
 
     kind: str
     operation: str = ""
