@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pycurl
 
-from aisix.core.ports import UpstreamTarget
+from aisix.core.ports import Route, UpstreamTarget
 from aisix.transport.failures import misconfigured
 
 _FRAMING = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
@@ -143,6 +143,7 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _SEND_BUFFER_BYTES)
     _set_connection(curl, wire)
+    _set_trust(curl, wire, target.route)
     if target.method == "HEAD":
         curl.setopt(pycurl.NOBODY, 1)
 
@@ -188,7 +189,16 @@ def _set_connection(curl: pycurl.Curl, wire: Wire) -> None:
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     if wire.connect_to:
         curl.setopt(pycurl.CONNECT_TO, list(wire.connect_to))
-    curl.setopt(pycurl.SSL_VERIFYPEER, 1 if wire.verify else 0)
-    curl.setopt(pycurl.SSL_VERIFYHOST, 2 if wire.verify else 0)
-    if wire.ca_file is not None:
+
+
+def _set_trust(curl: pycurl.Curl, wire: Wire, route: Route) -> None:
+    """Who may be at the other end. libcurl keeps connections and TLS sessions of different trust
+    apart (8.23): one that was opened unchecked never serves a target that is checked."""
+    verify = wire.verify if route.verify is None else route.verify
+    curl.setopt(pycurl.SSL_VERIFYPEER, 1 if verify else 0)
+    curl.setopt(pycurl.SSL_VERIFYHOST, 2 if verify else 0)
+    if route.ca_cert is not None:
+        curl.unsetopt(pycurl.CAPATH)  # its own default would be trusted beside
+        curl.setopt(pycurl.CAINFO_BLOB, route.ca_cert.encode())
+    elif wire.ca_file is not None:
         curl.setopt(pycurl.CAINFO, wire.ca_file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
+from aisix.core.ports import Deadlines, Route, UpstreamCall, UpstreamTarget
 from aisix.errors import UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.curl import CurlTransport
 from tests.support.raw_server import CHUNKED_HEAD, RawConnection, answers, chunk, raw_server
@@ -18,6 +18,7 @@ from tests.support.transports import curl_transport
 
 HOST = "contoso.openai.azure.com"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+AS_CONFIGURED = Route()
 NOT_VERIFIED = "upstream TLS certificate could not be verified"
 
 
@@ -43,16 +44,20 @@ async def serve_ok(connection: RawConnection) -> None:
     await answers(connection, OK)
 
 
-async def fetch(transport: CurlTransport, url: str, **deadlines: float) -> bytes:
+async def fetch(
+    transport: CurlTransport, url: str, *, route: Route = AS_CONFIGURED, **deadlines: float
+) -> bytes:
     limits = Deadlines(**{"connect_s": 5.0, **deadlines})
-    call = UpstreamCall(UpstreamTarget("POST", url), [], b"{}", limits)
+    call = UpstreamCall(UpstreamTarget("POST", url, route=route), [], b"{}", limits)
     async with transport.open(call) as answer:
         return await answer.read_all()
 
 
-async def refusal(transport: CurlTransport, url: str) -> UpstreamUnreachable:
+async def refusal(
+    transport: CurlTransport, url: str, *, route: Route = AS_CONFIGURED
+) -> UpstreamUnreachable:
     with pytest.raises(UpstreamUnreachable) as caught:
-        await fetch(transport, url)
+        await fetch(transport, url, route=route)
     assert HOST not in caught.value.message
     assert caught.value.detail
     return caught.value
@@ -193,3 +198,86 @@ async def test_a_large_answer_arrives_whole_over_tls(ca, ca_file):
     ):
         assert await fetch(transport, server.url()) == block * 8
         assert transport.stats().peak_body_bytes <= 64 * 1024
+
+
+# ── a target's own trust ────────────────────────────────────────────────────────────────────────
+
+UNCHECKED = Route(verify=False)
+
+
+def trusting(authority: trustme.CA) -> Route:
+    return Route(ca_cert=authority.cert_pem.bytes().decode())
+
+
+@pytest.mark.gen_test
+async def test_a_targets_own_authority_is_trusted_for_that_target_only(ca, ca_file):
+    own = trustme.CA()
+    async with (
+        raw_server(serve_ok, tls=context(own, "127.0.0.1")) as private,
+        raw_server(serve_ok, tls=context(ca, "127.0.0.1")) as public,
+        curl_transport(ca_file=ca_file) as transport,
+    ):
+        assert await fetch(transport, private.url(), route=trusting(own)) == b"ok"
+        assert (await refusal(transport, private.url())).message == NOT_VERIFIED
+        assert await fetch(transport, public.url()) == b"ok"
+        # it stands instead of the gateway's own, not beside
+        refused = await refusal(transport, public.url(), route=trusting(own))
+        assert refused.message == NOT_VERIFIED
+        assert await fetch(transport, private.url(), route=trusting(own)) == b"ok"
+        assert len(private.connections) == 2
+
+
+@pytest.mark.gen_test
+async def test_of_two_authorities_in_one_text_both_are_trusted(ca):
+    other = trustme.CA()
+    both = Route(ca_cert=f"two\n{trusting(other).ca_cert}\nmine\n{trusting(ca).ca_cert}")
+    async with (
+        raw_server(serve_ok, tls=context(ca, "127.0.0.1")) as server,
+        curl_transport() as transport,
+    ):
+        assert await fetch(transport, server.url(), route=both) == b"ok"
+
+
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.gen_test
+async def test_an_unchecked_connection_is_never_lent_to_a_target_that_checks(ca, ca_file, http2):
+    """Neither the connection, nor its TLS session."""
+    tls = context(ca, "other.test")
+    async with (
+        raw_server(serve_ok, tls=tls) as server,
+        curl_transport(ca_file=ca_file, http2=http2) as transport,
+    ):
+        for _ in range(3):
+            assert await fetch(transport, server.url(), route=UNCHECKED) == b"ok"
+            for route in (Route(), Route(verify=True), trusting(ca)):
+                error = await refusal(transport, server.url(), route=route)
+                assert error.message == NOT_VERIFIED
+        kept = [connection for connection in server.connections if connection.sent_bytes]
+        assert len(kept) == 1, "the unchecked target itself keeps its connection"
+
+
+@pytest.mark.gen_test
+async def test_targets_that_check_and_that_do_not_use_connections_of_their_own(ca, ca_file):
+    tls = context(ca, "127.0.0.1")
+    routes = (Route(), UNCHECKED, trusting(ca), trusting(trustme.CA()))
+    async with (
+        raw_server(serve_ok, tls=tls) as server,
+        curl_transport(ca_file=ca_file) as transport,
+    ):
+        for _ in range(2):
+            for route in routes[:3]:
+                assert await fetch(transport, server.url(), route=route) == b"ok"
+            await refusal(transport, server.url(), route=routes[3])
+        kept = [connection for connection in server.connections if connection.sent_bytes]
+        assert len(kept) == 3
+
+
+@pytest.mark.gen_test
+async def test_a_target_may_check_where_the_gateway_does_not(ca):
+    async with (
+        raw_server(serve_ok, tls=context(ca, "127.0.0.1")) as server,
+        curl_transport(verify=False) as transport,
+    ):
+        assert await fetch(transport, server.url()) == b"ok"
+        error = await refusal(transport, server.url(), route=Route(verify=True))
+        assert error.message == NOT_VERIFIED
