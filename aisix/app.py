@@ -76,6 +76,8 @@ def secrets_of(snapshot: Snapshot) -> Iterator[str]:
         credential = alias.deployment.credential
         if credential is not None:
             yield from credential.secrets
+        if alias.deployment.shaping is not None:
+            yield from (value for _, value in alias.deployment.shaping.default_headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from aisix.errors import (
 )
 from aisix.routing.health import Health
 from aisix.routing.policy import Repairs, Verdict, health_reason
+from aisix.upstream.shaping import forwarded_headers
 
 ERROR_BODY_LIMIT_BYTES = 64 * 1024
 """As much of an error answer as is kept; the rest is not read."""
@@ -61,7 +62,7 @@ FORWARDED_HEADERS = (
     "x-ms-enable-preview",
     "aoai-evals",
 )
-"""The only headers of a caller that go upstream: Azure answers 431 to more than ten of its own."""
+"""The headers of a caller that go upstream unless its provider key says otherwise."""
 
 _REMEMBERED_TARGETS = 1024
 _RESPONSE_ID = re.compile(r"\bresp_[A-Za-z0-9_-]{1,512}")
@@ -358,12 +359,11 @@ def _place(deployment: Deployment) -> tuple[str, str, str]:
 
 def _forwarded(exchange: Exchange) -> list[tuple[str, str]]:
     request = exchange.request
-    forward = [("x-aisix-request-id", request.request_id)]
-    for name in FORWARDED_HEADERS:
-        value = request.headers.get(name)
-        if value and value.isascii() and value.isprintable():
-            forward.append((name, value))
-    return forward
+    shaping = _require(exchange.deployment).shaping
+    return [
+        ("x-aisix-request-id", request.request_id),
+        *forwarded_headers(request.headers, FORWARDED_HEADERS, shaping=shaping),
+    ]
 
 
 def _sealed(message: str, seal: Callable[[str], str]) -> str:

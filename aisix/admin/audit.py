@@ -74,4 +74,6 @@ def _values(row: StoredResource | None) -> dict[str, Any]:
     values = dict(row.doc)
     if row.secret is not None:
         values["secret"] = row.secret
+    if row.header_values:
+        values["request.default_headers"] = row.header_values
     return values

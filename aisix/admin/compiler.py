@@ -15,6 +15,7 @@ from aisix.admin.rules import PREVIOUS_EXPIRES, PREVIOUS_HASH, live_hashes, pars
 from aisix.admin.schemas import APIKEYS, MODELS, PROVIDER_KEYS
 from aisix.core.ports import Adapter, StoredResource
 from aisix.core.resources import Alias, ApiKey, Deployment, Fault, LimitPolicy
+from aisix.core.shaping import Shaping
 from aisix.core.snapshot import Snapshot
 from aisix.errors import FieldError
 
@@ -25,6 +26,8 @@ class Compiled:
 
     snapshot: Snapshot
     problems: tuple[str, ...] = ()
+    unverified: frozenset[str] = frozenset()
+    """Provider keys whose upstream may be anyone."""
 
 
 def compile_snapshot(
@@ -61,21 +64,20 @@ def compile_snapshot(
         homes=[_home(row, adapters) for row in provider_keys.values()],
         seal_key=seal_key,
     )
-    return Compiled(snapshot, tuple(problems))
+    unverified = frozenset(
+        row.name for row in provider_keys.values() if _member(row.doc, "tls").get("verify") is False
+    )
+    return Compiled(snapshot, tuple(problems), unverified)
 
 
 def deployment_of(
     row: StoredResource, rows: Iterable[StoredResource], adapters: Mapping[str, Adapter]
 ) -> Deployment:
     """Where a model, or a provider key, leads; a provider key's deployment has no name."""
+    if row.kind == PROVIDER_KEYS:
+        return _home(row, adapters)
     provider_keys = {other.id: other for other in rows if other.kind == PROVIDER_KEYS}
     doc = row.doc
-    if row.kind == PROVIDER_KEYS:
-        doc = {
-            "model_name": "",
-            "provider": row.doc.get("provider", ""),
-            "provider_key_id": row.id,
-        }
     try:
         return _deployment(doc, provider_keys.get(doc["provider_key_id"]), adapters)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -146,7 +148,14 @@ def _deployment(
     adapter = adapters.get(adapter_name)
     if adapter is None:
         return _faulty(bare, "configuration", "the adapter of the provider key is not built")
-    bare = replace(bare, adapter=adapter_name)
+    tls = _member(key.doc, "tls")
+    bare = replace(
+        bare,
+        adapter=adapter_name,
+        shaping=_shaping(doc, key),
+        ca_cert=tls.get("ca_cert"),
+        verify=tls.get("verify"),
+    )
     try:
         version = doc.get("api_version") or key.doc.get("api_version")
         bare = replace(
@@ -162,6 +171,29 @@ def _deployment(
         return replace(bare, credential=adapter.parse_secret(key.secret))
     except FieldError as error:
         return _faulty(bare, "credential", str(error))
+
+
+def _shaping(doc: Mapping[str, Any], key: StoredResource) -> Shaping | None:
+    """What key and model change, the model's word last; None when that is nothing."""
+    request = _member(key.doc, "request")
+    renames = {**_member(request, "param_renames"), **_member(doc, "param_renames")}
+    bounds = _member(request, "param_constraints")
+    shaping = Shaping(
+        renames=tuple((source, new) for source, new in renames.items() if source != new),
+        temperature_min=bounds.get("temperature_min"),
+        temperature_max=bounds.get("temperature_max"),
+        default_fields=tuple(_member(request, "default_body_fields").items()),
+        default_headers=tuple(key.header_values.items()),
+        forward_headers=tuple(request.get("forward_client_headers", ())),
+        strip_headers=tuple(key.doc.get("strip_headers", ())),
+    )
+    return None if shaping == Shaping() else shaping
+
+
+def _member(doc: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside a document; an empty one when it is absent."""
+    member: Mapping[str, Any] = doc.get(name, {})
+    return member
 
 
 def _faulty(deployment: Deployment, kind: str, reason: str) -> Deployment:

@@ -8,7 +8,9 @@ request time is refused here, when the operator is looking.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +20,13 @@ from aisix.admin.refusals import Refusal, invalid
 from aisix.admin.schemas import MASK, PROVIDER_KEYS
 from aisix.core.ports import Adapter, StoredResource, TokenState
 from aisix.core.resources import Credential
+from aisix.core.shaping import (
+    check_default_fields,
+    check_default_headers,
+    check_renames,
+    normal_names,
+    parse_forward_headers,
+)
 from aisix.errors import FieldError
 
 AZURE_PROVIDER = "azure"
@@ -38,6 +47,7 @@ class Draft:
     name: str
     doc: dict[str, Any]
     secret: str | None = field(default=None, repr=False)
+    header_values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def draft_provider_key(
@@ -70,7 +80,67 @@ def draft_provider_key(
         with _at("/api_key" if "api_key" in body else "/secret"):
             credential = adapter.parse_secret(secret)
             adapter.check_credential(credential, api_base=doc["api_base"], now=now)
-    return Draft(name=body["display_name"], doc=doc, secret=secret)
+    header_values: dict[str, str] = {}
+    if "request" in body:
+        doc["request"], header_values = _request(body["request"], stored)
+    if "strip_headers" in body:
+        doc["strip_headers"] = list(normal_names(body["strip_headers"]))
+    if "tls" in body:
+        doc["tls"] = body["tls"]
+        if "ca_cert" in body["tls"]:
+            with _at("/tls/ca_cert"):
+                check_ca_cert(body["tls"]["ca_cert"])
+    return Draft(body["display_name"], doc, secret=secret, header_values=header_values)
+
+
+def _request(
+    body: Mapping[str, Any], stored: StoredResource | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The `request` of a provider key without the values of its default headers, and these."""
+    doc = dict(body)
+    with _at("/request/param_renames"):
+        check_renames(body.get("param_renames", {}))
+    bounds = body.get("param_constraints", {})
+    if bounds.get("temperature_min", 0) > bounds.get("temperature_max", math.inf):
+        raise invalid(
+            "/request/param_constraints", "temperature_min must not be above temperature_max"
+        )
+    with _at("/request/default_body_fields"):
+        check_default_fields(body.get("default_body_fields", {}))
+    values: dict[str, str] = {}
+    if "default_headers" in body:
+        with _at("/request/default_headers"):
+            check_default_headers(body["default_headers"])
+            known = stored.header_values if stored is not None else {}
+            for name, value in body["default_headers"].items():
+                lower = name.lower()
+                if value == MASK and lower not in known:
+                    raise FieldError(
+                        f'"***" only stands for a stored value; give "{lower}" its value'
+                    )
+                values[lower] = known[lower] if value == MASK else value
+        doc["default_headers"] = dict.fromkeys(values, MASK)
+    if "forward_client_headers" in body:
+        with _at("/request/forward_client_headers"):
+            doc["forward_client_headers"] = list(
+                parse_forward_headers(body["forward_client_headers"])
+            )
+    return doc, values
+
+
+def check_ca_cert(text: str) -> None:
+    """Raises FieldError unless `text` is PEM certificates and nothing that must be secret."""
+    if "PRIVATE KEY" in text:
+        raise FieldError("holds a private key; give the authority's certificates only")
+    if not text.isascii():
+        raise FieldError("must be ASCII: PEM certificates, without notes between them")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise FieldError(
+            "holds no certificate that can be read; write the PEM text, each certificate from "
+            '"-----BEGIN CERTIFICATE-----" to "-----END CERTIFICATE-----" with its line breaks'
+        ) from None
 
 
 def draft_model(
@@ -85,6 +155,8 @@ def draft_model(
         raise invalid("/provider_key_id", "no provider key has this id; create it first")
     if "*" in deployment and "*" not in alias:
         raise invalid("/model_name", 'may contain "*" only when display_name does')
+    with _at("/param_renames"):
+        check_renames(body.get("param_renames", {}))
     doc = dict(body)
     adapter = adapters.get(provider_key.doc.get("adapter", ""))
     if adapter is not None:

@@ -24,6 +24,7 @@ from jsonschema.exceptions import ValidationError
 from aisix.admin.refusals import Refusal, invalid, malformed
 from aisix.core.endpoints import FAMILIES
 from aisix.core.resources import REQUEST_LIMITS, TOKEN_LIMITS
+from aisix.core.shaping import DEFAULT_STRIP_HEADERS, MAX_DEFAULT_HEADERS
 
 PROVIDER_KEYS = "provider_keys"
 MODELS = "models"
@@ -34,6 +35,9 @@ KINDS = (PROVIDER_KEYS, MODELS, APIKEYS)
 MASK = "***"
 """Stands for a secret on every read; on a PUT it means "keep the stored one"."""
 
+_VERBATIM = "default_body_fields"
+"""What is in it goes upstream as it was written: a null is a null there."""
+
 MAX_GRACE_S = 30 * 86400
 _MAX_INTEGER = 2**53 - 1
 _MAX_SHOWN = 64
@@ -42,7 +46,7 @@ _END = r"(?![\s\S])"  # "$" would let a final line break pass in Python
 Schema = dict[str, Any]
 
 NOT_BUILT: Mapping[str, frozenset[str]] = {
-    PROVIDER_KEYS: frozenset({"telemetry_tags", "request", "response", "strip_headers", "tls"}),
+    PROVIDER_KEYS: frozenset({"telemetry_tags", "response"}),
     MODELS: frozenset(
         {"routing", "ensemble", "semantic", "retries", "allowed_cidrs", "cost", "embedding"}
         | {"background_model_check", "cooldown"}
@@ -111,6 +115,91 @@ def _rate_limit(*, nullable: bool) -> Schema:
     return _nullable(schema) if nullable else schema
 
 
+def _map_of(values: Schema, description: str, **extra: Any) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": values,
+        "description": description,
+        **extra,
+    }
+
+
+def _list_of_names(description: str, **extra: Any) -> Schema:
+    name = {"type": "string", "maxLength": 128, "allOf": [_PRINTABLE]}
+    return {
+        "type": "array",
+        "items": name,
+        "maxItems": 64,
+        "description": description,
+        **extra,
+    }
+
+
+def _temperature(description: str) -> Schema:
+    return _nullable({"type": "number", "minimum": 0, "maximum": 100, "description": description})
+
+
+_PARAM_RENAMES = _map_of(
+    _text("The field's name upstream.", allOf=[_PRINTABLE]),
+    "Body fields to rename, from: to. A renamed field replaces one that has the new name already.",
+    maxProperties=64,
+)
+
+_REQUEST = _object(
+    {
+        "param_renames": _nullable(_PARAM_RENAMES),
+        "param_constraints": _nullable(
+            _object(
+                {
+                    "temperature_min": _temperature("A lower temperature is raised to this."),
+                    "temperature_max": _temperature("A higher temperature is lowered to this."),
+                },
+                description="Bounds that a body's values are brought into.",
+            )
+        ),
+        _VERBATIM: _nullable(
+            {
+                "type": "object",
+                "maxProperties": 64,
+                "description": "Body fields that are added when a request does not have them.",
+            }
+        ),
+        "default_headers": _nullable(
+            _map_of(
+                {"type": "string", "minLength": 1, "maxLength": 4096},
+                'Headers sent with every call. Their values count as secrets: reads show "***".',
+                maxProperties=MAX_DEFAULT_HEADERS,
+            )
+        ),
+        "forward_client_headers": _nullable(
+            _list_of_names(
+                'Callers\' headers to pass on, each with at most one "*"; never credentials, '
+                "cookies, or what belongs to the gateway or the connection."
+            )
+        ),
+    },
+    description="Changes to requests: renames, then bounds, then defaults; then headers.",
+)
+
+_TLS = _object(
+    {
+        "ca_cert": _nullable(
+            _text(
+                "Certificates (PEM) of the authorities that may vouch for this upstream, instead "
+                "of the system's and of upstream.tls.ca_file.",
+                max_length=262144,
+            )
+        ),
+        "verify": {
+            "type": ["boolean", "null"],
+            "description": "Whether the certificate is checked; as upstream.tls.verify says "
+            "(true) when left out. false only on a test bench.",
+        },
+    },
+    description="TLS towards this upstream only.",
+)
+
+
 def _provider_key(adapters: Sequence[str]) -> Schema:
     secret = _text(
         "An Azure OpenAI resource key, or an Entra ID credential as JSON text: tenant_id, "
@@ -146,6 +235,12 @@ def _provider_key(adapters: Sequence[str]) -> Schema:
         "api_version": _nullable(
             _text('Azure api-version: a dated one, or "v1".', allOf=[_PRINTABLE])
         ),
+        "request": _nullable(_REQUEST),
+        "strip_headers": _list_of_names(
+            "Callers' headers that are not passed on, whatever else says so.",
+            default=list(DEFAULT_STRIP_HEADERS),
+        ),
+        "tls": _nullable(_TLS),
     }
 
 
@@ -174,6 +269,11 @@ _MODEL: Schema = {
         "Milliseconds between two pieces of a stream; 0 falls back to `timeout`."
     ),
     "rate_limit": _rate_limit(nullable=False),
+    "param_renames": {
+        **_PARAM_RENAMES,
+        "description": "Body fields to rename, from: to, beside those of the provider key. The "
+        "model's rename of a field wins; a field renamed to itself keeps its name.",
+    },
 }
 
 _APIKEY: Schema = {
@@ -400,6 +500,8 @@ def _reason(error: ValidationError) -> str:
             return f"must be {rule} or more"
         case "maximum":
             return f"must be {rule} or less"
+        case "maxItems" | "maxProperties":
+            return f"must have at most {rule} entries"
         case _:  # pattern, oneOf, not: they carry their reason
             return str(schema["x-reason"])
 
@@ -418,14 +520,15 @@ def _pointer(path: Iterable[Any]) -> str:
 
 
 def _tidy(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Without nulls (they mean "absent"), and 1.0 as 1: a schema integer may be spelt so."""
+    """Without nulls (they mean "absent"), and 1.0 as 1: a schema integer may be spelt so. What
+    goes upstream as it is written stays so."""
     tidy: dict[str, Any] = {}
     for name, value in document.items():
         if value is None:
             continue
         if isinstance(value, dict):
-            tidy[name] = _tidy(value)
-        elif isinstance(value, float):
+            tidy[name] = value if name == _VERBATIM else _tidy(value)
+        elif isinstance(value, float) and value.is_integer():
             tidy[name] = int(value)
         else:
             tidy[name] = value

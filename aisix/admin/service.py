@@ -96,6 +96,7 @@ class AdminService:
         self._snapshot: Snapshot | None = None
         self._confirmed_at = 0.0
         self._problems: frozenset[str] = frozenset()
+        self._unverified: frozenset[str] = frozenset()
 
     async def load(self) -> None:
         """Publish what the store holds. Raises StoreUnavailable."""
@@ -197,6 +198,7 @@ class AdminService:
                 revision=1,
                 doc=draft.doc,
                 secret=draft.secret,
+                header_values=draft.header_values,
                 created_at=self._clock.time(),
             )
             lagging = await self._write("create", rows, before=None, after=row, actor=actor)
@@ -346,6 +348,15 @@ class AdminService:
             if problem not in self._problems:
                 _logger.warning("admin.resource_unusable", extra={"problem": problem})
         self._problems = frozenset(compiled.problems)
+        for name in sorted(compiled.unverified - self._unverified):
+            _logger.warning(
+                "admin.tls_not_verified",
+                extra={
+                    "provider_key": name,
+                    "advice": "tls.verify is false: anyone on the way can read its secret",
+                },
+            )
+        self._unverified = compiled.unverified
         return lagging
 
     # ── inside the views ────────────────────────────────────────────────────────────────────────
@@ -457,6 +468,7 @@ def _next(before: StoredResource, draft: rules.Draft) -> StoredResource:
         revision=before.revision + 1,
         doc=draft.doc,
         secret=draft.secret,
+        header_values=draft.header_values,
         fault=None,
     )
 

@@ -359,7 +359,8 @@ class AccessLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredResource:
-    """One row of the store. `doc` holds no secret; `secret` is plain in memory, sealed at rest.
+    """One row of the store. `doc` holds no secret; `secret` and `header_values` (of a provider
+    key's default headers) are plain in memory, sealed at rest.
 
     `fault` says why a row's document or secret cannot be read; it is never written.
     """
@@ -372,6 +373,7 @@ class StoredResource:
     secret: str | None = field(default=None, repr=False)
     created_at: float = 0.0
     fault: str | None = None
+    header_values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class StoreConflict(Exception):

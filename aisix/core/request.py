@@ -5,7 +5,7 @@ The body is a source, not bytes, so that large uploads can pass through without 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,9 @@ class HeaderView(Protocol):
 
     def get(self, name: str, /) -> str | None:
         """The value of `name`, or None. `name` is in lower case."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """All names with their values."""
 
 
 class RequestBody(Protocol):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from aisix.core.patterns import matches
+from aisix.core.shaping import Shaping
 
 REQUEST_LIMITS = {"rps": 1.0, "rpm": 60.0, "rph": 3600.0, "rpd": 86400.0}
 """Request limits and their windows in seconds."""
@@ -173,6 +174,8 @@ class Deployment:
 
     `api_base` is an origin with an optional path prefix and no trailing slash; `api_version` is a
     dated version or "v1". A deployment with a `fault` is refused when used, with the reason.
+    `shaping` is None when requests go as they are; `ca_cert` (PEM) and `verify` are None when TLS
+    is as the gateway's own settings say.
     """
 
     name: str
@@ -184,6 +187,9 @@ class Deployment:
     provider_key_name: str
     credential: Credential | None = None
     fault: Fault | None = None
+    shaping: Shaping | None = None
+    ca_cert: str | None = field(repr=False, default=None)
+    verify: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

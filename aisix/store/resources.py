@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 import aiosqlite
@@ -20,6 +21,8 @@ from aisix.store.database import Database
 _COLUMNS = "kind, id, name, revision, doc, secret, created_at"
 _SELECT = f"SELECT {_COLUMNS} FROM resources"  # noqa: S608 - a constant
 _ORDER = " ORDER BY rowid"
+_PACKED = "\0packed:"
+"""Begins what is sealed when it is more than the secret; no secret begins with a NUL."""
 
 
 class SqliteResourceStore:
@@ -49,7 +52,8 @@ class SqliteResourceStore:
         doc = json.dumps(row.doc, separators=(",", ":"))
         secret = None
         if row.secret is not None:
-            secret = self._cipher.seal(row.secret, kind=row.kind, id=row.id)
+            text = _pack(row.secret, row.header_values)
+            secret = self._cipher.seal(text, kind=row.kind, id=row.id)
         async with self._database.writing() as connection:
             found = await _revision_of(connection, row.kind, row.id)
             if expected is not None and expected != (found or 0):
@@ -92,6 +96,7 @@ class SqliteResourceStore:
     def _load(self, row: sqlite3.Row) -> StoredResource:
         doc: Any = {}
         secret: str | None = None
+        header_values: Mapping[str, str] = {}
         fault: str | None = None
         try:
             doc = json.loads(row["doc"])
@@ -101,7 +106,8 @@ class SqliteResourceStore:
             doc, fault = {}, "the stored document is damaged"
         if row["secret"] is not None:
             try:
-                secret = self._cipher.open(row["secret"], kind=row["kind"], id=row["id"])
+                text = self._cipher.open(row["secret"], kind=row["kind"], id=row["id"])
+                secret, header_values = _unpack(text)
             except SealBroken:
                 fault = fault or "the stored secret does not open; write it again"
         return StoredResource(
@@ -113,7 +119,22 @@ class SqliteResourceStore:
             secret=secret,
             created_at=row["created_at"],
             fault=fault,
+            header_values=header_values,
         )
+
+
+def _pack(secret: str, header_values: Mapping[str, str]) -> str:
+    """What is sealed: the secret, and with it what else of the row must not be readable."""
+    if not header_values:
+        return secret
+    return _PACKED + json.dumps([secret, dict(header_values)])
+
+
+def _unpack(text: str) -> tuple[str, Mapping[str, str]]:
+    if not text.startswith(_PACKED):
+        return text, {}
+    secret, header_values = json.loads(text.removeprefix(_PACKED))
+    return secret, header_values
 
 
 async def _revision_of(connection: aiosqlite.Connection, kind: str, id: str) -> int | None:

@@ -3,22 +3,24 @@
 The only module that knows Azure's URLs, headers and body rules; what operators write is checked
 in `address` and `secret`; error answers are read in `refusals`. Invariants of every call: exactly
 one authentication header, none of the caller's headers but those handed in as `forward`, the
-deployment as the body's `model`, and the caller's document left unchanged.
+deployment as the body's `model`, and the caller's document left unchanged. What operators change
+about requests (`core.shaping`) is applied before what Azure needs.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote, urlencode
 
 from aisix import __version__
 from aisix.core.endpoints import OPTED_USAGE, BodyForm, EndpointSpec
 from aisix.core.exchange import Errand, Payload
-from aisix.core.ports import Deadlines, Finding, UpstreamCall, UpstreamTarget
+from aisix.core.ports import Deadlines, Finding, Route, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientCertificate, Credential, Deployment, ResourceKey
+from aisix.core.shaping import OWN_HEADERS
 from aisix.errors import (
     CredentialUnusable,
     FieldError,
@@ -29,32 +31,6 @@ from aisix.errors import (
 from aisix.upstream import address, refusals, verdicts
 from aisix.upstream.body import render_body
 from aisix.upstream.secret import check_cloud, parse_secret
-
-_OWN_HEADERS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "api-key",
-        "authorization",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "ocp-apim-subscription-key",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-        "x-api-key",
-    }
-)
-"""Never taken from `forward`, whatever an operator allows: they are ours, or the connection's."""
 
 _ADDRESSING = frozenset({"api-version", "deployment", "model"})
 _REMEMBERED_TARGETS = 1024
@@ -74,7 +50,7 @@ class AzureOpenAI:
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._targets: OrderedDict[tuple[str | bool, ...], UpstreamTarget] = OrderedDict()
+        self._targets: OrderedDict[tuple[Hashable, ...], UpstreamTarget] = OrderedDict()
         """By all that a target is made of; least recently used first."""
 
     def parse_api_base(self, api_base: str | None) -> str:
@@ -131,7 +107,11 @@ class AzureOpenAI:
         if spec.body is BodyForm.JSON:
             opted = streaming and spec.usage in OPTED_USAGE
             body = render_body(
-                payload, deployment.name, streaming=opted, inject=inject_stream_options
+                payload,
+                deployment.name,
+                streaming=opted,
+                inject=inject_stream_options,
+                shaping=deployment.shaping,
             )
             return UpstreamCall(target, headers, body, deadlines)
         source = payload.source
@@ -158,8 +138,9 @@ class AzureOpenAI:
         return UpstreamTarget(
             method=errand.method,
             url=url,
-            headers=_headers(spec, deployment.credential, token, streaming=streaming),
+            headers=_headers(spec, deployment, token, streaming=streaming),
             streaming=streaming or spec.flows,
+            route=Route(ca_cert=deployment.ca_cert, verify=deployment.verify),
         )
 
     def _target(
@@ -168,6 +149,8 @@ class AzureOpenAI:
         """Where and as whom to call. The credential is part of the key, so that a renewed token or
         a changed key is a new target."""
         scheme, secret = _authentication(deployment.credential, token)
+        shaping = deployment.shaping
+        defaults = shaping.default_headers if shaping is not None else ()
         key = (
             deployment.api_base,
             deployment.name,
@@ -176,6 +159,9 @@ class AzureOpenAI:
             streaming,
             scheme,
             secret,
+            defaults,
+            deployment.ca_cert,
+            deployment.verify,
         )
         target = self._targets.get(key)
         if target is not None:
@@ -184,8 +170,9 @@ class AzureOpenAI:
         target = self._targets[key] = UpstreamTarget(
             method=spec.method,
             url=_url(spec, deployment, spec.path),
-            headers=_headers(spec, deployment.credential, token, streaming=streaming),
+            headers=_headers(spec, deployment, token, streaming=streaming),
             streaming=streaming or spec.flows,
+            route=Route(ca_cert=deployment.ca_cert, verify=deployment.verify),
         )
         if len(self._targets) > _REMEMBERED_TARGETS:
             self._targets.popitem(last=False)
@@ -263,10 +250,10 @@ def _object_path(spec: EndpointSpec, resource: str) -> str:
 
 
 def _headers(
-    spec: EndpointSpec, credential: Credential | None, token: str | None, *, streaming: bool
+    spec: EndpointSpec, deployment: Deployment, token: str | None, *, streaming: bool
 ) -> tuple[tuple[str, str], ...]:
     accept = "text/event-stream" if streaming else "*/*" if spec.flows else "application/json"
-    own = [_authentication(credential, token)]
+    own = [_authentication(deployment.credential, token)]
     if spec.body is BodyForm.JSON:
         own.append(("Content-Type", "application/json"))
     return (
@@ -274,6 +261,7 @@ def _headers(
         ("Accept", accept),
         ("Accept-Encoding", "identity"),
         ("User-Agent", f"aisix/{__version__}"),
+        *(deployment.shaping.default_headers if deployment.shaping is not None else ()),
     )
 
 
@@ -305,4 +293,4 @@ def _may_forward(name: str, value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _is_forwardable(name: str) -> bool:
-    return name.lower() not in _OWN_HEADERS and name.isascii() and name.isprintable()
+    return name.lower() not in OWN_HEADERS and name.isascii() and name.isprintable()

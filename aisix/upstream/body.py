@@ -1,9 +1,11 @@
 """The body of a call to Azure: the caller's document with our changes, in its own order. Pure.
 
+What an operator changes (`shaping`) comes first, then `model` and `stream_options`.
+
 Two ways to the same document. A small one is rendered anew. A large one (pictures, long
 conversations) is its caller's own bytes with the model's name exchanged and what is new put before
 the last brace: it is not built a second time, and every number stays as it was spelt. Where the
-bytes are not certain the large one is rendered too.
+bytes are not certain, or shaping changed the document, the large one is rendered too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 import ujson
 
 from aisix.core.exchange import Payload
+from aisix.core.shaping import Shaping
 from aisix.errors import BadRequest
+from aisix.upstream.shaping import shape_document
 
 SPLICE_BYTES = 4096
 """Smaller bodies are rendered anew faster than their model's name is found."""
@@ -25,25 +29,35 @@ _UNBROKEN_TEXTS = re.compile(rb'[^"]*+(?:"[^"\\\n\r\t]*+(?:\\[^\n\r\t][^"\\\n\r\
 _USAGE_WISH = b'"stream_options":{"include_usage":true}'
 
 
-def render_body(payload: Payload, deployment_name: str, *, streaming: bool, inject: bool) -> bytes:
+def render_body(
+    payload: Payload,
+    deployment_name: str,
+    *,
+    streaming: bool,
+    inject: bool,
+    shaping: Shaping | None = None,
+) -> bytes:
     """The bytes of `payload` for a deployment.
 
     The usage block of a stream is always asked for (`inject`): without it tokens would go
     uncounted, and a caller could choose that. Where the api-version does not know `stream_options`,
     the caller's own go too. Raises BadRequest when the document cannot be written as JSON.
     """
-    if len(payload.raw) >= SPLICE_BYTES:
+    document = payload.document
+    if shaping is not None:
+        document = shape_document(document, shaping)
+    if len(payload.raw) >= SPLICE_BYTES and document is payload.document:
         spliced = _spliced(payload, deployment_name, streaming=streaming, inject=inject)
         if spliced is not None:
             return spliced
-    return _render(_edited(payload, deployment_name, streaming=streaming, inject=inject))
+    return _render(_edited(document, deployment_name, streaming=streaming, inject=inject))
 
 
 def _edited(
-    payload: Payload, deployment_name: str, *, streaming: bool, inject: bool
+    original: dict[str, Any], deployment_name: str, *, streaming: bool, inject: bool
 ) -> dict[str, Any]:
     """The document, edited: a shallow copy, never the original."""
-    document = dict(payload.document)
+    document = dict(original)
     document["model"] = deployment_name
     if streaming and inject:
         options = document.get("stream_options") or {}

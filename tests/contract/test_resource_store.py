@@ -140,3 +140,13 @@ async def test_the_revision_grows_with_writes_and_only_with_them(form, tmp_path)
         assert await store.delete("models", "1", expected=None) is False
         assert await store.revision() == seen[-1]
         assert seen == [0, 1, 2]
+
+
+@pytest.mark.gen_test
+async def test_values_of_headers_are_kept_with_the_secret(form, tmp_path):
+    async with opened(form, tmp_path) as store:
+        written = row(header_values={"x-a": "one", "x-b": 'tw"o'})
+        await store.put(written, expected=0)
+        assert await store.get("models", "1") == written
+        await store.put(row(revision=2), expected=1)
+        assert await store.get("models", "1") == row(revision=2)

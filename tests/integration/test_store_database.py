@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,15 @@ async def test_a_configured_key_makes_no_file(tmp_path):
 async def test_no_secret_is_readable_in_the_file(tmp_path):
     await fill(tmp_path / "aisix.db")
     assert b"the-secret" not in (tmp_path / "aisix.db").read_bytes()
+
+
+@pytest.mark.gen_test
+async def test_no_value_of_a_header_is_readable_in_the_file(tmp_path):
+    path = tmp_path / "aisix.db"
+    async with opened(path) as database:
+        store = SqliteResourceStore(database, (await unlock(database, key=KEY)).cipher)
+        await store.put(replace(row(), header_values={"x-a": "front-door-key"}), expected=0)
+    assert b"front-door-key" not in path.read_bytes()
 
 
 @pytest.mark.gen_test

@@ -96,6 +96,10 @@ class Headers:
         """The value of `name`, or None."""
         return self._values.get(name.lower())
 
+    def items(self) -> Iterable[tuple[str, str]]:
+        """All names with their values."""
+        return self._values.items()
+
 
 class Pieces:
     """An async iterator over pieces that are there; no generator, as RequestBody demands."""

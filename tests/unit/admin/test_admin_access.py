@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 from tornado.httputil import HTTPHeaders
@@ -95,3 +96,8 @@ def test_a_refused_admin_is_noted_without_the_key(caplog):
 def test_fields_of_a_new_resource_are_all_changed():
     assert changed_fields(None, row(a=1)) == ["a", "secret"]
     assert changed_fields(row(a=1), row(2, a=1)) == []
+
+
+def test_a_changed_header_value_is_told_by_its_fields_name():
+    changed = replace(row(a=1), header_values={"x-a": "hunter2"})
+    assert changed_fields(row(a=1), changed) == ["request.default_headers"]

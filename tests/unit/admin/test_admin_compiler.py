@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aisix.admin.compiler import compile_snapshot, deployment_of
 from aisix.core.ports import StoredResource
-from aisix.core.resources import Fault, LimitPolicy, ResourceKey
+from aisix.core.resources import Deployment, Fault, LimitPolicy, ResourceKey
+from aisix.core.shaping import Shaping
 from tests.support.control import StubAdapter
 
 NOW = 1000.0
@@ -199,3 +202,57 @@ def test_a_model_leads_where_the_snapshot_says():
 )
 def test_what_leads_nowhere_says_why(row: StoredResource, fault: Fault):
     assert leads_to(row).fault == fault
+
+
+# ── shaping and trust ───────────────────────────────────────────────────────────────────────────
+
+
+def compiled_deployment(key: StoredResource, **model: Any) -> Deployment:
+    return compiled(key, model_row(**model)).snapshot.aliases["m"].deployment
+
+
+def test_nothing_to_shape_is_none_at_all():
+    empty: dict[str, Any] = {"param_renames": {}, "param_constraints": {}, "default_headers": {}}
+    for key in (key_row(), key_row(request={}), key_row(request=empty, strip_headers=[])):
+        deployment = compiled_deployment(key)
+        assert (deployment.shaping, deployment.ca_cert, deployment.verify) == (None, None, None)
+    assert compiled_deployment(key_row(), param_renames={"a": "a"}).shaping is None
+
+
+def test_a_key_shapes_the_requests_of_its_models():
+    request = {
+        "param_renames": {"a": "b"},
+        "param_constraints": {"temperature_min": 0.1, "temperature_max": 1},
+        "default_body_fields": {"user": None, "list": [{"x": 1}]},
+        "default_headers": {"x-a": "***"},
+        "forward_client_headers": ["x-*"],
+    }
+    key = replace(
+        key_row(request=request, strip_headers=["x-b"], tls={"ca_cert": "pem", "verify": True}),
+        header_values={"x-a": "hunter2"},
+    )
+    deployment = compiled_deployment(key)
+    assert deployment.shaping == Shaping(
+        renames=(("a", "b"),),
+        temperature_min=0.1,
+        temperature_max=1,
+        default_fields=(("user", None), ("list", [{"x": 1}])),
+        default_headers=(("x-a", "hunter2"),),
+        forward_headers=("x-*",),
+        strip_headers=("x-b",),
+    )
+    assert (deployment.ca_cert, deployment.verify) == ("pem", True)
+    assert "hunter2" not in repr(deployment)
+    assert pickle.loads(pickle.dumps(deployment)) == deployment  # as workers get it
+
+
+def test_the_renames_of_a_model_win_over_its_keys():
+    key = key_row(request={"param_renames": {"a": "b", "c": "d", "e": "f"}})
+    shaping = compiled_deployment(key, param_renames={"a": "x", "c": "c", "g": "h"}).shaping
+    assert shaping is not None
+    assert dict(shaping.renames) == {"a": "x", "e": "f", "g": "h"}
+
+
+def test_a_key_that_trusts_anyone_is_named():
+    assert compiled(key_row(tls={"verify": False})).unverified == {"azure"}
+    assert compiled(key_row(tls={"verify": True})).unverified == frozenset()

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import trustme
 
 from aisix.admin import rules
 from aisix.admin.refusals import Refusal, in_use
@@ -286,3 +287,83 @@ def test_a_kept_certificate_is_in_the_way_of_no_other_change():
     assert "expired on" in refusal(
         rules.draft_provider_key, again, stored, adapters=REAL, now=later
     )
+
+
+# ── shaping and trust ───────────────────────────────────────────────────────────────────────────
+
+
+def shaped(**request: Any) -> Any:
+    return key_draft(request=request)
+
+
+def test_the_values_of_default_headers_are_kept_apart_from_the_document():
+    draft = shaped(default_headers={"X-Front-Door": "front-door-key"})
+    assert draft.doc["request"] == {"default_headers": {"x-front-door": "***"}}
+    assert draft.header_values == {"x-front-door": "front-door-key"}
+    assert "front-door-key" not in repr(draft)
+
+
+def test_the_mask_keeps_the_value_of_a_default_header():
+    stored = stored_key(header_values={"x-a": "one", "x-b": "two"})
+    assert "two" not in repr(stored)
+    headers = {"X-A": "***", "x-c": "three"}
+    draft = key_draft(stored, request={"default_headers": headers})
+    assert draft.header_values == {"x-a": "one", "x-c": "three"}
+    said = refusal(key_draft, stored, request={"default_headers": {"x-c": "***"}})
+    assert said == (
+        '/request/default_headers: "***" only stands for a stored value; give "x-c" its value'
+    )
+    assert key_draft(stored).header_values == {}
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "said"),
+    [
+        ({"param_renames": {"model": "x"}}, '/request/param_renames: "model" cannot be renamed'),
+        (
+            {"default_body_fields": {"stream": True}},
+            '/request/default_body_fields: "stream" cannot',
+        ),
+        ({"default_headers": {"Host": "x"}}, '/request/default_headers: "host" cannot be set'),
+        ({"forward_client_headers": ["*-*"]}, "/request/forward_client_headers: must be names"),
+        (
+            {"param_constraints": {"temperature_min": 1, "temperature_max": 0.5}},
+            "/request/param_constraints: temperature_min must not be above temperature_max",
+        ),
+    ],
+)
+def test_what_a_key_may_not_change_is_refused_at_its_field(request_fields, said):
+    assert refusal(shaped, **request_fields).startswith(said)
+
+
+def test_names_of_headers_are_stored_in_normal_form():
+    assert key_draft(strip_headers=[" X-A ", "x-a", ""]).doc["strip_headers"] == ["x-a"]
+    assert key_draft(strip_headers=[]).doc["strip_headers"] == []
+    draft = shaped(forward_client_headers=["X-*"])
+    assert draft.doc["request"] == {"forward_client_headers": ["x-*"]}
+
+
+def test_a_model_renames_fields_under_the_same_rules():
+    body = {**MODEL, "provider_key_id": "1", "param_renames": {"max_tokens": "stream"}}
+    said = refusal(rules.draft_model, body, stored_key(), adapters=ADAPTERS)
+    assert said.startswith('/param_renames: "stream" cannot be renamed or replaced')
+
+
+def test_certificates_are_read_when_they_are_written():
+    authority = trustme.CA()
+    pem = authority.cert_pem.bytes().decode()
+    tls = {"ca_cert": pem + pem, "verify": True}
+    assert key_draft(tls=tls).doc["tls"] == tls
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pem", "holds no certificate that can be read"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "holds no certificate"),
+        ("ü", "must be ASCII"),
+        ("-----BEGIN PRIVATE KEY-----", "holds a private key"),
+    ],
+)
+def test_what_is_no_certificate_is_refused_in_words(text, said):
+    assert refusal(key_draft, tls={"ca_cert": text}).startswith(f"/tls/ca_cert: {said}")

@@ -41,8 +41,18 @@ def test_a_good_body_passes_unchanged(kind, replacing):
 
 
 def test_every_field_may_be_given():
-    key = {**KEY, "provider": "azure", "api_version": "v1"}
+    request = {
+        "param_renames": {"a": "b"},
+        "param_constraints": {"temperature_min": 0, "temperature_max": 0.7},
+        "default_body_fields": {"user": None, "seed": 1.0, "deep": {"x": None}},
+        "default_headers": {"x-a": "v"},
+        "forward_client_headers": ["x-*"],
+    }
+    tls = {"ca_cert": "pem", "verify": True}
+    key = {**KEY, "provider": "azure", "api_version": "v1", "request": request, "tls": tls}
+    key |= {"strip_headers": ["x-b"]}
     model = {**MODEL, "api_version": "v1", "timeout": 0, "stream_timeout": 5, "rate_limit": LIMITS}
+    model |= {"param_renames": {"a": "c"}}
     caller = {
         **CALLER,
         "rate_limit": LIMITS,
@@ -72,7 +82,50 @@ def test_every_field_may_be_given():
         ("provider_keys", {"secret": {"tenant_id": "x"}}, "/secret: must be a string"),
         ("provider_keys", {"api_base": 5}, "/api_base: must be a string or null"),
         ("provider_keys", {"api_key": "s"}, ': exactly one of "secret" and its other name'),
-        ("provider_keys", {"tls": {}}, "/tls: field is not supported by this version"),
+        ("provider_keys", {"response": {}}, "/response: field is not supported by this version"),
+        ("provider_keys", {"tls": {"ca": "x"}}, '/tls/ca: unknown field "ca"'),
+        ("provider_keys", {"tls": {"verify": "no"}}, "/tls/verify: must be a boolean or null"),
+        ("provider_keys", {"tls": {"ca_cert": ""}}, "/tls/ca_cert: must not be empty"),
+        (
+            "provider_keys",
+            {"request": {"headers": {}}},
+            '/request/headers: unknown field "headers"',
+        ),
+        ("provider_keys", {"request": []}, "/request: must be an object or null"),
+        (
+            "provider_keys",
+            {"request": {"param_renames": {"a": 5}}},
+            "/request/param_renames/a: must be a string",
+        ),
+        (
+            "provider_keys",
+            {"request": {"param_constraints": {"temperature_max": -1}}},
+            "/request/param_constraints/temperature_max: must be 0 or more",
+        ),
+        (
+            "provider_keys",
+            {"request": {"param_constraints": {"temperature_max": "1"}}},
+            "/request/param_constraints/temperature_max: must be a number or null",
+        ),
+        (
+            "provider_keys",
+            {"request": {"default_headers": {f"x-{n}": "v" for n in range(8)}}},
+            "/request/default_headers: must have at most 7 entries",
+        ),
+        (
+            "provider_keys",
+            {"request": {"default_headers": {"x-a": 1}}},
+            "/request/default_headers/x-a: must be a string",
+        ),
+        (
+            "provider_keys",
+            {"request": {"forward_client_headers": "x-a"}},
+            "/request/forward_client_headers: must be an array or null",
+        ),
+        ("provider_keys", {"strip_headers": None}, "/strip_headers: must be an array"),
+        ("provider_keys", {"strip_headers": ["a"] * 65}, "/strip_headers: must have at most 64"),
+        ("models", {"param_renames": None}, "/param_renames: must be an object"),
+        ("models", {"param_renames": {"a": ""}}, "/param_renames/a: must not be empty"),
         ("models", {"display_name": "a/b"}, '/display_name: must not contain "/"'),
         ("models", {"display_name": "a*b*"}, '/display_name: may contain at most one "*"'),
         ("models", {"display_name": "a "}, "/display_name: must not begin or end"),
@@ -168,6 +221,8 @@ def test_null_means_absent_where_it_is_allowed():
     checked = SCHEMAS.check("apikeys", {**caller, "display_name": None})
     assert checked == {**CALLER, "rate_limit": {"tpm": 5}}
     assert SCHEMAS.check("apikeys", {**CALLER, "rate_limit": None}) == CALLER
+    shaped = {**KEY, "request": {"param_renames": None, "default_headers": None}, "tls": None}
+    assert SCHEMAS.check("provider_keys", shaped) == {**KEY, "request": {}}
 
 
 def test_a_whole_number_may_be_spelt_as_a_float():

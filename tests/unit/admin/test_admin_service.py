@@ -170,6 +170,33 @@ async def test_what_a_read_shows_can_be_put_back_unchanged():
 
 
 @pytest.mark.gen_test
+async def test_a_shaped_key_shows_no_header_value_and_can_be_put_back():
+    control = await loaded()
+    request = {"default_headers": {"x-front-door": "front-door-key"}, "param_renames": {"a": "b"}}
+    shown = {**request, "default_headers": {"x-front-door": "***"}}
+    made = await control.create("provider_keys", {**AZURE_KEY, "request": request})
+    assert made["value"] == {**AZURE_KEY, "secret": "***", "request": shown}
+    await control.create("models", {**MODEL, "provider_key_id": made["id"]})
+    again, _ = await control.service.replace(
+        "provider_keys", made["id"], made["value"], if_match=None, actor="t"
+    )
+    assert again == {**made, "revision": 2}
+    shaping = control.holder.current().aliases["gpt-4o-azure"].deployment.shaping
+    assert shaping is not None
+    assert shaping.default_headers == (("x-front-door", "front-door-key"),)
+
+
+@pytest.mark.logs("admin.tls_not_verified")
+@pytest.mark.gen_test
+async def test_a_key_that_trusts_anyone_is_warned_of_once(caplog):
+    control = await loaded()
+    await control.create("provider_keys", {**AZURE_KEY, "tls": {"verify": False}})
+    await control.create("apikeys", CALLER)
+    said = [record for record in caplog.records if record.msg == "admin.tls_not_verified"]
+    assert [record.__dict__["provider_key"] for record in said] == ["azure-prod"]
+
+
+@pytest.mark.gen_test
 async def test_the_order_of_a_replace_is_lookup_then_precondition_then_body():
     control = await loaded()
     entry = await control.create_model()
