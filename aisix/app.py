@@ -124,7 +124,7 @@ async def build(config: Config) -> Gateway:
     control = await build_control(
         config,
         clock=clock,
-        adapters=build_adapters(),
+        adapters=build_adapters(config),
         health=health,
         sink=publisher,
         recorder=recorder,
@@ -170,7 +170,7 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
     transport = build_transport(config, clock)
     upstream = config.upstream
     dispatcher = Dispatcher(
-        adapters=build_adapters(),
+        adapters=build_adapters(config),
         transport=transport,
         tokens=tokens,
         recorder=recorder,
@@ -221,9 +221,9 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
     )
 
 
-def build_adapters() -> Mapping[str, Adapter]:
+def build_adapters(config: Config) -> Mapping[str, Adapter]:
     """The upstream dialects there are, by name."""
-    return {AzureOpenAI.name: AzureOpenAI()}
+    return {AzureOpenAI.name: AzureOpenAI(allow_link_local=config.upstream.allow_link_local)}
 
 
 def build_transport(config: Config, clock: Clock) -> CurlTransport:
@@ -235,6 +235,7 @@ def build_transport(config: Config, clock: Clock) -> CurlTransport:
         connect_to=upstream.connect_to,
         ca_file=upstream.tls.ca_file,
         verify=upstream.tls.verify,
+        allow_link_local=upstream.allow_link_local,
         tcp_keepalive_s=upstream.tcp_keepalive_secs,
         pool_idle_timeout_s=upstream.pool_idle_timeout_secs,
         pool_max_idle_per_host=upstream.pool_max_idle_per_host,

@@ -597,6 +597,12 @@ class Upstream:
         default=(),
         metadata=_as(_CONNECT_TO, "Connect elsewhere under the same host name (libcurl's form)."),
     )
+    allow_link_local: bool = field(
+        default=False,
+        metadata=_as(
+            _BOOL, "Whether upstreams may have link-local addresses or those of metadata services."
+        ),
+    )
     tls: UpstreamTls = field(default_factory=UpstreamTls, metadata=_section("TLS towards Azure."))
     pool_idle_timeout_secs: int = field(
         default=90,

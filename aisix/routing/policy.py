@@ -16,6 +16,7 @@ from aisix.errors import (
     CredentialUnavailable,
     GatewayError,
     UpstreamBroken,
+    UpstreamMisconfigured,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -56,6 +57,8 @@ def health_reason(error: GatewayError) -> str | None:
         return "request_timeout"
     if isinstance(error, UpstreamUnreachable | CredentialUnavailable):
         return "transport_error"
+    if isinstance(error, UpstreamMisconfigured):
+        return "upstream_misconfigured"
     if isinstance(error, CredentialRefused):
         return "upstream_auth_failure"
     if isinstance(error, UpstreamBroken):

@@ -24,6 +24,10 @@ CUT = "upstream connection broke before the answer was complete"
 UNANSWERED = "upstream closed the connection without an answer"
 UNREADABLE = "upstream answer is not valid HTTP"
 CLOSING = "the gateway is shutting down"
+LINK_LOCAL = (
+    "the upstream has a link-local address or that of a metadata service, which only "
+    "upstream.allow_link_local permits"
+)
 
 _E_TOO_LARGE = 100  # CURLE_TOO_LARGE: a header block beyond libcurl's bound; pycurl has no name
 
@@ -66,11 +70,16 @@ _UNREADABLE_TEXTS = ("chunk hex-length", "chunked-enco", "response headers")
 """Malformed answers that libcurl 8.23 reports as a plain E_RECV_ERROR, known by their text."""
 
 
-def failure(code: int, text: str, call: UpstreamCall, *, answered: bool) -> UpstreamFailed:
-    """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived."""
+def failure(
+    code: int, text: str, call: UpstreamCall, *, answered: bool, address_refused: bool = False
+) -> UpstreamFailed:
+    """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived,
+    `address_refused` whether we did not let libcurl connect."""
     detail = f"curl {code}: {text} [{_place(call.target.url)}]"
     if code == pycurl.E_OPERATION_TIMEDOUT:  # the only timeout that libcurl keeps for us
         return timed_out("connect", call.deadlines.connect_s, call)
+    if code == pycurl.E_COULDNT_CONNECT and address_refused:
+        return misconfigured(LINK_LOCAL, detail=f"address refused [{_place(call.target.url)}]")
     if code == pycurl.E_URL_MALFORMAT:
         return misconfigured("the upstream address is not a valid URL")
     if code in _UNREADABLE or (
@@ -111,9 +120,11 @@ def timed_out(phase: str, seconds: float, call: UpstreamCall) -> UpstreamTimeout
     )
 
 
-def misconfigured(reason: str) -> UpstreamMisconfigured:
+def misconfigured(reason: str, *, detail: str | None = None) -> UpstreamMisconfigured:
     """What is stored cannot be sent; `reason` echoes none of it."""
-    return UpstreamMisconfigured(f"invalid upstream configuration: {reason}", should_retry=False)
+    return UpstreamMisconfigured(
+        f"invalid upstream configuration: {reason}", should_retry=False, detail=detail
+    )
 
 
 def _place(url: str) -> str:

@@ -29,6 +29,7 @@ from aisix.transport.request import (
     set_target,
     set_upload,
 )
+from aisix.transport.sockets import SocketGuard, keep_from_children
 
 _MAX_HANDLES = 1024
 _MAX_HANDLES_PER_TARGET = 512
@@ -65,6 +66,7 @@ class Handle:
         "_lines",
         "_prepared",
         "_set",
+        "_sockets",
         "curl",
         "idle_since",
         "receiver",
@@ -85,12 +87,21 @@ class Handle:
         self._lines: list[bytes] = []
         self._began_at = 0.0
         set_target(self.curl, prepared.target, wire)
+        self._sockets = SocketGuard()
+        if not (wire.allow_link_local or prepared.target.route.link_local):
+            self._set(pycurl.OPENSOCKETFUNCTION, self._sockets.open)
+            self._set(pycurl.SOCKOPTFUNCTION, keep_from_children)
         self._listen(now)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
         return self.curl.closed
+
+    @property
+    def address_refused(self) -> bool:
+        """Whether the last call was not let connect to an address."""
+        return self._sockets.refused
 
     def close(self) -> None:
         """Free it; the callbacks, and with them what they hold, go too."""
@@ -101,6 +112,7 @@ class Handle:
 
         Raises UpstreamMisconfigured.
         """
+        self._sockets.refused = False
         if call.headers != self._headers:
             self._set(pycurl.HTTPHEADER, self._prepared.lines(call.headers))
             self._headers = call.headers
@@ -243,7 +255,11 @@ class HandlePool:
         self._targets.clear()
 
     def _keep(self, target: UpstreamTarget) -> _Kept:
-        prepared = PreparedTarget.of(target, user_agent=self._wire.user_agent)
+        prepared = PreparedTarget.of(
+            target,
+            user_agent=self._wire.user_agent,
+            allow_link_local=self._wire.allow_link_local,
+        )
         kept = self._targets[target] = _Kept(prepared, self._now())
         self.due = min(self.due, kept.used_at + self._max_idle_s)
         if len(self._targets) > self._max_targets:

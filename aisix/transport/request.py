@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import pycurl
 
+from aisix.core.addresses import is_link_local
 from aisix.core.ports import Route, UpstreamTarget
-from aisix.transport.failures import misconfigured
+from aisix.transport.failures import LINK_LOCAL, misconfigured
 
 _FRAMING = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
 _LIBCURLS_OWN = ("Accept", "Content-Type", "Expect")
@@ -51,6 +52,7 @@ class Wire:
     connect_to: Sequence[str] = ()
     ca_file: str | None = None
     verify: bool = True
+    allow_link_local: bool = False
     tcp_keepalive_s: int = 60
     keep_connections: bool = True
     max_idle_s: float = 90.0
@@ -66,9 +68,13 @@ class PreparedTarget:
     _lines: list[bytes] = field(repr=False)
 
     @classmethod
-    def of(cls, target: UpstreamTarget, *, user_agent: str) -> PreparedTarget:
+    def of(
+        cls, target: UpstreamTarget, *, user_agent: str, allow_link_local: bool = False
+    ) -> PreparedTarget:
         """Check `target`. Raises UpstreamMisconfigured."""
-        _check_url(target.url)
+        host = _checked_host(target.url)
+        if not (allow_link_local or target.route.link_local) and is_link_local(host):
+            raise misconfigured(LINK_LOCAL)
         return cls(target, user_agent, header_lines(target.headers, user_agent=user_agent))
 
     def lines(self, headers: Headers) -> list[bytes]:
@@ -116,7 +122,7 @@ def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _check_url(url: str) -> None:
+def _checked_host(url: str) -> str:
     """Raises UpstreamMisconfigured unless `url` is plain ASCII with an http scheme and a host;
     libcurl checks the rest."""
     try:
@@ -127,6 +133,7 @@ def _check_url(url: str) -> None:
         raise misconfigured("the upstream address must begin with http:// or https:// and a host")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise misconfigured("the upstream address holds a character that URLs do not allow")
+    return parts.hostname
 
 
 def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
@@ -144,6 +151,10 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _SEND_BUFFER_BYTES)
     _set_connection(curl, wire)
     _set_trust(curl, wire, target.route)
+    if target.route.link_local:
+        # a connection that others may not open is not lent to them either
+        curl.setopt(pycurl.FRESH_CONNECT, 1)
+        curl.setopt(pycurl.FORBID_REUSE, 1)
     if target.method == "HEAD":
         curl.setopt(pycurl.NOBODY, 1)
 

@@ -197,7 +197,7 @@ class Transfer:
     def on_end(self, code: int, text: str) -> None:
         """The transfer came to its own end; `code` is libcurl's. Runs from the loop."""
         handle, self._handle = self._handle, None
-        error = self._failure(code, text)
+        error = self._failure(code, text, handle)
         if handle is not None:
             if error is None:
                 self._engine.put_back(handle)
@@ -260,9 +260,15 @@ class Transfer:
         if seconds:
             self._engine.alarm.want(since + seconds)
 
-    def _failure(self, code: int, text: str) -> BaseException | None:
+    def _failure(self, code: int, text: str, handle: Handle | None) -> BaseException | None:
         if code:
-            error = failure(code, text, self._call, answered=self.status > 0)
+            error = failure(
+                code,
+                text,
+                self._call,
+                answered=self.status > 0,
+                address_refused=handle is not None and handle.address_refused,
+            )
             error.__cause__ = pycurl.error(code, text)
             return error
         return None if self.status else unanswered(self._call)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from aisix.core.addresses import is_link_local
 from aisix.errors import FieldError
 
 DEFAULT_API_VERSION = "2024-10-21"
@@ -70,6 +71,16 @@ def parse_api_base(api_base: str | None) -> str:
     if "?" in text:
         raise FieldError(_without_query(address, base))
     return base
+
+
+def refuse_link_local(api_base: str) -> None:
+    """Raises FieldError when a canonical base names such an address. Where a host name leads is
+    known when it is called only."""
+    if is_link_local(urlsplit(api_base).hostname or ""):
+        raise FieldError(
+            "api_base is a link-local address or that of a metadata service, which could be asked "
+            "for this machine's own credentials; set upstream.allow_link_local if it is meant"
+        )
 
 
 def parse_address(text: str, field: str, *, example: str) -> Address:

@@ -48,14 +48,20 @@ class AzureOpenAI:
 
     name = "azure-openai"
 
-    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, *, now: Callable[[], float] = time.time, allow_link_local: bool = False
+    ) -> None:
         self._now = now
+        self._allow_link_local = allow_link_local
         self._targets: OrderedDict[tuple[Hashable, ...], UpstreamTarget] = OrderedDict()
         """By all that a target is made of; least recently used first."""
 
     def parse_api_base(self, api_base: str | None) -> str:
         """Canonical base. Raises FieldError with the reason and the fix."""
-        return address.parse_api_base(api_base)
+        base = address.parse_api_base(api_base)
+        if not self._allow_link_local:
+            address.refuse_link_local(base)
+        return base
 
     def parse_api_version(self, api_version: str | None) -> str:
         """Checked api-version, the default for None. Raises FieldError."""

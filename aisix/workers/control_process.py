@@ -82,7 +82,7 @@ async def serve_control(heritage: Heritage, lifeline: Lifeline) -> int:
         control = await build_control(
             config,
             clock=clock,
-            adapters=build_adapters(),
+            adapters=build_adapters(config),
             health=hub,
             sink=publisher,
             recorder=recorder,

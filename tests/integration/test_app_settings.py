@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from aisix import __version__
-from aisix.app import Gateway, build
+from aisix.app import Gateway, build, build_adapters
 from aisix.config import Config, parse
 from aisix.core.ports import Deadlines
+from aisix.errors import FieldError
 from aisix.limits.limiter import TokenBucketLimiter
 from aisix.pipeline import BodyLimits, Pipeline
 from aisix.telemetry.access import AccessLogger
@@ -62,6 +63,7 @@ def distinct(folder: Path, **upstream: Any) -> Config:
             "pool_max_idle_per_host": 113,
             "tcp_keepalive_secs": 114,
             "http2": True,
+            "allow_link_local": True,
             "connect_to": list(RULES),
             "tls": {"ca_file": str(folder / "server-ca.pem"), "verify": False},
             **upstream,
@@ -178,12 +180,24 @@ async def test_both_transports_are_wired_as_was_set(tmp_path: Path):
         connect_to=RULES,
         ca_file=str(tmp_path / "server-ca.pem"),
         verify=False,
+        allow_link_local=True,
         tcp_keepalive_s=114,
         keep_connections=True,
         max_idle_s=112,
     )
     async with built(distinct(tmp_path)) as gateway:
         assert [transport._wire for transport in transports_of(gateway)] == [wire, wire]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_adapter_takes_link_local_addresses_when_that_was_set(tmp_path: Path, allowed: bool):
+    config = distinct(tmp_path, allow_link_local=allowed)
+    adapter = build_adapters(config)["azure-openai"]
+    if allowed:
+        assert adapter.parse_api_base("http://169.254.1.1") == "http://169.254.1.1"
+    else:
+        with pytest.raises(FieldError, match=r"upstream\.allow_link_local"):
+            adapter.parse_api_base("http://169.254.1.1")
 
 
 @pytest.mark.gen_test
@@ -196,14 +210,19 @@ async def test_both_transports_keep_as_many_connections_as_were_set(tmp_path: Pa
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("setting", "value", "field"),
-    [("http2", False, "http2"), ("pool_max_idle_per_host", 0, "keep_connections")],
+    [
+        ("http2", False, "http2"),
+        ("allow_link_local", False, "allow_link_local"),
+        ("pool_max_idle_per_host", 0, "keep_connections"),
+    ],
 )
 async def test_what_is_turned_off_is_off_and_nothing_else_with_it(
     tmp_path: Path, setting: str, value: object, field: str
 ):
     async with built(distinct(tmp_path, **{setting: value})) as gateway:
         wire = gateway.data.transport._wire
-        off = [name for name in ("http2", "keep_connections") if not getattr(wire, name)]
+        switches = ("http2", "allow_link_local", "keep_connections")
+        off = [name for name in switches if not getattr(wire, name)]
         assert off == [field]
 
 

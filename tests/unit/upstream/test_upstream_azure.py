@@ -395,3 +395,25 @@ def test_only_so_many_targets_are_remembered():
 def test_a_target_shows_neither_its_url_nor_its_key():
     assert "hunter2" not in repr(build({}).target)
     assert "acme" not in repr(build({}).target)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "http://169.254.169.254",
+        "https://168.63.129.16:8443/x",
+        "http://0xa9fea9fe/",
+        "http://[fe80::1]:80",
+        "http://[::ffff:169.254.169.254]/openai",
+        "http://[fd00:ec2::254]",
+    ],
+)
+def test_an_address_of_a_metadata_service_is_no_api_base_unless_it_is_allowed(written):
+    with pytest.raises(FieldError, match=r"set upstream\.allow_link_local"):
+        azure.parse_api_base(written)
+    assert AzureOpenAI(allow_link_local=True).parse_api_base(written)
+
+
+@pytest.mark.parametrize("written", ["http://127.0.0.1:8080", "http://10.0.0.4", "http://[::1]:1"])
+def test_loopback_and_private_addresses_are_an_api_base(written):
+    assert azure.parse_api_base(written) == written
