@@ -27,6 +27,7 @@ from aisix.telemetry import logs
 from aisix.telemetry.access import AccessLogger
 from aisix.telemetry.metrics import PrometheusRecorder
 from aisix.transport.curl import CurlTransport
+from aisix.transport.request import Proxy
 from aisix.upstream.azure import AzureOpenAI
 from aisix.web.applications import (
     Application,
@@ -229,12 +230,16 @@ def build_adapters(config: Config) -> Mapping[str, Adapter]:
 def build_transport(config: Config, clock: Clock) -> CurlTransport:
     """A transport of its own: its connections belong to the event loop that uses it."""
     upstream = config.upstream
+    proxy = upstream.proxy
     return CurlTransport(
         clock=clock,
         http2=upstream.http2,
         connect_to=upstream.connect_to,
         ca_file=upstream.tls.ca_file,
         verify=upstream.tls.verify,
+        proxy=Proxy(proxy.url, proxy.username, proxy.password, upstream.no_proxy)
+        if proxy is not None
+        else None,
         allow_link_local=upstream.allow_link_local,
         tcp_keepalive_s=upstream.tcp_keepalive_secs,
         pool_idle_timeout_s=upstream.pool_idle_timeout_secs,

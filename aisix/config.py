@@ -23,6 +23,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -41,7 +42,6 @@ UNSUPPORTED = frozenset(
         "ratelimit.redis",
         "request",
         "resources_file",
-        "upstream.proxy",
         "upstream.retries",
         "upstream.tcp_keepalive_interval_secs",
         "upstream.tcp_keepalive_retries",
@@ -146,6 +146,35 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardProxy:
+    """A proxy that calls go through. `url` is scheme, host and port only."""
+
+    url: str
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> ForwardProxy:
+        """`http://[user:password@]host:port`, or `https://…`. Raises ValueError, with no text."""
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        literal = f"[{host}]" if ":" in host else host
+        if parts.scheme not in {"http", "https"} or not parts.port or parts.path not in {"", "/"}:
+            raise ValueError
+        if parts.query or parts.fragment or not (":" in host or _HOST.fullmatch(host)):
+            raise ValueError
+        username = password = None
+        if "@" in parts.netloc:
+            username, password = unquote(parts.username or ""), unquote(parts.password or "")
+            if not username or ":" in username or not (username + password).isprintable():
+                raise ValueError
+        return cls(f"{parts.scheme}://{literal}:{parts.port}", username, password)
+
+    def __str__(self) -> str:
+        return self.url if self.username is None else self.url.replace("://", "://***@")
 
 
 # ── what a setting can hold ─────────────────────────────────────────────────────────────────────
@@ -363,6 +392,35 @@ def _as_connect_to(value: object, _: _Sources) -> str:
     return text
 
 
+def _as_proxy(value: object, sources: _Sources) -> ForwardProxy:
+    text = value if isinstance(value, str) else ""
+    try:
+        return ForwardProxy.parse(sources.resolve(text) or text)
+    except _Bad:
+        raise
+    except ValueError:
+        raise _bad(
+            "must be http://host:port or https://host:port, with user:password@ before the host if"
+            " need be (other characters than letters and digits in them percent-encoded), or a"
+            " reference to that, env:NAME or file:/path"
+        ) from None
+
+
+def _as_no_proxy(value: object, _: _Sources) -> str:
+    text = _string(value)
+    if text == "*" or _HOST.fullmatch(text.removeprefix(".")):
+        return text
+    try:
+        return str(ipaddress.ip_network(text, strict=False) if "/" in text else _plain_ip(text))
+    except ValueError:
+        rule = "must be a host name, a suffix such as .corp.example, an address, a CIDR range or *"
+        raise _bad(f"{rule}, not {_shown(value)}") from None
+
+
+def _plain_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+
+
 def _as_admin_key(value: object, sources: _Sources) -> str:
     if not isinstance(value, str):
         raise _bad("must be a string: the key itself, env:NAME or file:/path")
@@ -404,7 +462,9 @@ _ID_HEADERS = _list_of("list of header names", _as_id_header)
 _KEEPALIVE = _whole(0, _MAX_KEEPALIVE_S)
 _LEVEL = _choice("debug", "info", "warning", "error")
 _MS = _whole(0, _MAX_MS)
+_NO_PROXY = _list_of("list of hosts, .suffixes, addresses, CIDR ranges", _as_no_proxy)
 _PATH = Kind("file path", lambda value, _: _string(value))
+_PROXY = _or_null(Kind("URL, env:NAME or file:/path", _as_proxy))
 _SEALING_KEY = _or_null(Kind("env:NAME or file:/path", _as_encryption_key, secret=True))
 _SECS = _whole(0, _DAY_S)
 _TOKENS = _whole(0, 10_000_000)
@@ -597,6 +657,15 @@ class Upstream:
         default=(),
         metadata=_as(_CONNECT_TO, "Connect elsewhere under the same host name (libcurl's form)."),
     )
+    proxy: ForwardProxy | None = field(
+        default=None,
+        metadata=_as(
+            _PROXY, "Proxy for all calls, Entra's too; http://[user:password@]host:port or https."
+        ),
+    )
+    no_proxy: tuple[str, ...] = field(
+        default=(), metadata=_as(_NO_PROXY, "Hosts that are called without the proxy; * is all.")
+    )
     allow_link_local: bool = field(
         default=False,
         metadata=_as(
@@ -714,6 +783,13 @@ class Config:
     origins: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may hold."""
+        proxy = self.upstream.proxy
+        password = proxy.password if proxy is not None else None
+        return (*self.admin.admin_keys, password) if password else self.admin.admin_keys
 
 
 def outline(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Setting | str]]:

@@ -174,7 +174,7 @@ async def serve(config: Config) -> int:
     logs.configure(
         level=config.observability.log_level, service_name=config.observability.service_name
     )
-    logs.register_secrets(config.admin.admin_keys)
+    logs.register_secrets(config.secrets)
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -66,7 +66,7 @@ def supervise(config: Config, workers: int) -> int:
         service_name=config.observability.service_name,
         threaded=False,
     )
-    logs.register_secrets(config.admin.admin_keys)
+    logs.register_secrets(config.secrets)
     doors: list[Listener] = []
     try:
         proxies = bind_shared("proxy", config.proxy.addr, config.proxy.tls, count=workers)

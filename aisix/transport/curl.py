@@ -30,7 +30,7 @@ from aisix.core.ports import Clock, UpstreamCall
 from aisix.errors import UpstreamUnreachable
 from aisix.transport.engine import Engine
 from aisix.transport.failures import CLOSING
-from aisix.transport.request import Wire
+from aisix.transport.request import Proxy, Wire
 from aisix.transport.transfer import Transfer
 
 
@@ -58,6 +58,7 @@ class CurlTransport:
         connect_to: Sequence[str] = (),
         ca_file: str | None = None,
         verify: bool = True,
+        proxy: Proxy | None = None,
         allow_link_local: bool = False,
         tcp_keepalive_s: int = 60,
         pool_idle_timeout_s: float = 90.0,
@@ -72,6 +73,7 @@ class CurlTransport:
             connect_to=tuple(connect_to),
             ca_file=ca_file,
             verify=verify,
+            proxy=proxy,
             allow_link_local=allow_link_local,
             tcp_keepalive_s=tcp_keepalive_s,
             keep_connections=pool_max_idle_per_host > 0,

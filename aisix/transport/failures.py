@@ -7,6 +7,7 @@ depends on one thing only: had the head of an answer arrived?
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pycurl
@@ -28,6 +29,7 @@ LINK_LOCAL = (
     "the upstream has a link-local address or that of a metadata service, which only "
     "upstream.allow_link_local permits"
 )
+_PROXY_LINK_LOCAL = LINK_LOCAL.replace("the upstream has", "the proxy has")
 
 _E_TOO_LARGE = 100  # CURLE_TOO_LARGE: a header block beyond libcurl's bound; pycurl has no name
 
@@ -59,7 +61,15 @@ _CERTIFICATE_REASONS = (
     ("not yet valid", "tls_time"),
 )
 """Which of a certificate's faults it is, libcurl 8.23 tells by its text only."""
-
+_AT_THE_PROXY = {
+    pycurl.E_COULDNT_RESOLVE_PROXY: "the proxy's host name could not be resolved",
+    pycurl.E_COULDNT_CONNECT: "could not connect to the proxy",
+    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake with the proxy failed",
+    pycurl.E_PEER_FAILED_VERIFICATION: "proxy TLS certificate could not be verified",
+}
+"""Before there is a tunnel, so only of new connections."""
+_TUNNEL_CUT = "Proxy CONNECT aborted"
+"""How libcurl 8.23 words a proxy that closes instead of answering."""
 _UNREADABLE = {
     pycurl.E_FTP_WEIRD_SERVER_REPLY,  # its name for CURLE_WEIRD_SERVER_REPLY, of any protocol
     pycurl.E_UNSUPPORTED_PROTOCOL,  # our scheme was checked, so this is an HTTP/0.9 answer
@@ -70,16 +80,32 @@ _UNREADABLE_TEXTS = ("chunk hex-length", "chunked-enco", "response headers")
 """Malformed answers that libcurl 8.23 reports as a plain E_RECV_ERROR, known by their text."""
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What became of the way to the upstream. `tunnelled` says that the proxy opened a tunnel for
+    this call, `proxy_status` is what a proxy refused with, else 0; `address_refused` says that we
+    did not let libcurl connect."""
+
+    by_proxy: bool = False
+    tunnelled: bool = False
+    proxy_status: int = 0
+    address_refused: bool = False
+
+
 def failure(
-    code: int, text: str, call: UpstreamCall, *, answered: bool, address_refused: bool = False
+    code: int, text: str, call: UpstreamCall, *, answered: bool, passage: Passage = Passage()
 ) -> UpstreamFailed:
-    """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived,
-    `address_refused` whether we did not let libcurl connect."""
+    """The error for libcurl's `code` on `call`; `answered` tells whether a head had arrived."""
     detail = f"curl {code}: {text} [{_place(call.target.url)}]"
+    if passage.by_proxy:
+        detail += " by proxy"
+    if passage.proxy_status:
+        return _proxy_refused(passage.proxy_status, detail)
     if code == pycurl.E_OPERATION_TIMEDOUT:  # the only timeout that libcurl keeps for us
         return timed_out("connect", call.deadlines.connect_s, call)
-    if code == pycurl.E_COULDNT_CONNECT and address_refused:
-        return misconfigured(LINK_LOCAL, detail=f"address refused [{_place(call.target.url)}]")
+    if code == pycurl.E_COULDNT_CONNECT and passage.address_refused:
+        reason = _PROXY_LINK_LOCAL if passage.by_proxy else LINK_LOCAL
+        return misconfigured(reason, detail=f"address refused [{_place(call.target.url)}]")
     if code == pycurl.E_URL_MALFORMAT:
         return misconfigured("the upstream address is not a valid URL")
     if code in _UNREADABLE or (
@@ -89,7 +115,12 @@ def failure(
     if answered:
         return UpstreamBroken(CUT, kind="cut", detail=detail)
     message = _UNREACHABLE.get(code, "the upstream could not be reached")
-    return UpstreamUnreachable(message, reason=_reason(code, text), detail=detail)
+    reason = _reason(code, text)
+    if passage.by_proxy and not passage.tunnelled:
+        message, reason = _AT_THE_PROXY.get(code, message), "proxy"
+        if _TUNNEL_CUT in text:
+            message = "the proxy closed the connection without an answer"
+    return UpstreamUnreachable(message, reason=reason, detail=detail)
 
 
 def _reason(code: int, text: str) -> str:
@@ -100,6 +131,17 @@ def _reason(code: int, text: str) -> str:
     if _UNREACHABLE.get(code) == UNANSWERED:
         return "unanswered"
     return _REASONS.get(code, "other")
+
+
+def _proxy_refused(status: int, detail: str) -> UpstreamUnreachable:
+    """A retry mends what a proxy meets further on, not what it forbids."""
+    reason = "asks for a user and password" if status == 407 else "refused to connect"
+    return UpstreamUnreachable(
+        f"the proxy on the way to the upstream {reason} (status {status})",
+        reason="proxy",
+        detail=detail,
+        should_retry=None if status >= 500 else False,
+    )
 
 
 def unanswered(call: UpstreamCall) -> UpstreamUnreachable:

@@ -19,11 +19,13 @@ import pycurl
 
 from aisix.core.ports import UpstreamCall, UpstreamTarget
 from aisix.transport.alarm import NEVER
+from aisix.transport.failures import Passage
 from aisix.transport.head import fields_of, status_of
 from aisix.transport.request import (
     Headers,
     PreparedTarget,
     Wire,
+    goes_by_proxy,
     milliseconds,
     set_body,
     set_target,
@@ -35,6 +37,8 @@ _MAX_HANDLES = 1024
 _MAX_HANDLES_PER_TARGET = 512
 _MAX_TARGETS = 1024
 _BLANK_LINES = (b"\r\n", b"\n")
+_PROXY_AUTHENTICATION = 407
+_USED_PROXY = 0x200000 + 66  # CURLINFO_USED_PROXY, which pycurl (7.49) has no name for
 _REFUSED = -1
 """What libcurl takes for a failure of its callback: it ends the transfer."""
 
@@ -61,10 +65,12 @@ class Handle:
 
     __slots__ = (
         "_began_at",
+        "_by_proxy",
         "_connect_s",
         "_headers",
         "_lines",
         "_prepared",
+        "_proxy_status",
         "_set",
         "_sockets",
         "curl",
@@ -87,6 +93,8 @@ class Handle:
         self._lines: list[bytes] = []
         self._began_at = 0.0
         set_target(self.curl, prepared.target, wire)
+        self._by_proxy = goes_by_proxy(wire, prepared.target.route)
+        self._proxy_status = 0
         self._sockets = SocketGuard()
         if not (wire.allow_link_local or prepared.target.route.link_local):
             self._set(pycurl.OPENSOCKETFUNCTION, self._sockets.open)
@@ -98,10 +106,17 @@ class Handle:
         """Whether it was closed."""
         return self.curl.closed
 
-    @property
-    def address_refused(self) -> bool:
-        """Whether the last call was not let connect to an address."""
-        return self._sockets.refused
+    def passage(self) -> Passage:
+        """What became of the way to the upstream. Not inside a libcurl callback."""
+        if not self._by_proxy:
+            return Passage(address_refused=self._sockets.refused)
+        tunnel_status = self.curl.getinfo(pycurl.HTTP_CONNECTCODE)
+        return Passage(
+            by_proxy=bool(self.curl.getinfo(_USED_PROXY)),
+            tunnelled=200 <= tunnel_status < 300,
+            proxy_status=self._proxy_status or (tunnel_status if tunnel_status >= 300 else 0),
+            address_refused=self._sockets.refused,
+        )
 
     def close(self) -> None:
         """Free it; the callbacks, and with them what they hold, go too."""
@@ -162,6 +177,10 @@ class Handle:
         lines = self._lines
         status = status_of(lines[0])
         taken = True
+        if status == _PROXY_AUTHENTICATION and self._by_proxy:
+            # a plain http call has no tunnel: this answer of the proxy is no upstream's
+            self._proxy_status = status
+            return _REFUSED
         if status >= 200 and self.receiver is not None:  # an interim answer is not the answer
             taken = self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
         lines.clear()

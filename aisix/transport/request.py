@@ -1,9 +1,9 @@
 """From a target and a call to the options of an easy handle. Pure but for the handle it fills.
 
 What goes out is exactly what target and call say: libcurl's own Accept, Content-Type, Expect and
-User-Agent are taken away, redirects, cookies, netrc, proxies and decompression are off. Two headers
-are added when there are none: `User-Agent`, and `Accept-Encoding: identity`. Headers that frame the
-body are libcurl's alone, because it knows what it sends.
+User-Agent are taken away, redirects, cookies, netrc, the environment's proxies and decompression
+are off. Two headers are added when there are none: `User-Agent`, and `Accept-Encoding: identity`.
+Headers that frame the body are libcurl's alone, because it knows what it sends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _SPECIAL = _FRAMING | {"accept", "accept-encoding", "content-type", "user-agent"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
+_SUPPRESS_CONNECT_HEADERS = 265  # an option of libcurl's that pycurl (7.49) has no name for
+
 _FOR_EVER_MS = 2**31 - 1
 _MAX_LIFETIME_S = 600
 """Connections older than this are not used again, however busy: a moved host name is noticed
@@ -44,6 +46,17 @@ SetOption = Callable[[int, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy on the way to upstreams. `url` is scheme, host and port; `bypass` are the hosts that
+    are called without it, in libcurl's form."""
+
+    url: str
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    bypass: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Wire:
     """What all transfers of a transport have in common."""
 
@@ -52,6 +65,7 @@ class Wire:
     connect_to: Sequence[str] = ()
     ca_file: str | None = None
     verify: bool = True
+    proxy: Proxy | None = None
     allow_link_local: bool = False
     tcp_keepalive_s: int = 60
     keep_connections: bool = True
@@ -143,14 +157,13 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     curl.setopt(pycurl.PATH_AS_IS, 1)
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     curl.setopt(pycurl.FOLLOWLOCATION, 0)
-    curl.setopt(pycurl.PROXY, "")  # the empty string also turns the environment's proxies off
-    curl.setopt(pycurl.NOPROXY, "*")
     curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
     curl.setopt(pycurl.HTTP09_ALLOWED, 0)
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _SEND_BUFFER_BYTES)
     _set_connection(curl, wire)
     _set_trust(curl, wire, target.route)
+    _set_proxy(curl, wire, target.route)
     if target.route.link_local:
         # a connection that others may not open is not lent to them either
         curl.setopt(pycurl.FRESH_CONNECT, 1)
@@ -200,6 +213,32 @@ def _set_connection(curl: pycurl.Curl, wire: Wire) -> None:
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     if wire.connect_to:
         curl.setopt(pycurl.CONNECT_TO, list(wire.connect_to))
+
+
+def goes_by_proxy(wire: Wire, route: Route) -> bool:
+    """Whether the proxy is asked, unless it is to be bypassed for the host."""
+    return wire.proxy is not None and not route.link_local
+
+
+def _set_proxy(curl: pycurl.Curl, wire: Wire, route: Route) -> None:
+    proxy = wire.proxy
+    if proxy is None or not goes_by_proxy(wire, route):
+        curl.setopt(pycurl.PROXY, "")  # the empty string also turns the environment's proxies off
+        curl.setopt(pycurl.NOPROXY, "*")
+        return
+    curl.setopt(pycurl.PROXY, proxy.url)
+    curl.setopt(pycurl.NOPROXY, ",".join(proxy.bypass))
+    curl.setopt(_SUPPRESS_CONNECT_HEADERS, 1)  # the proxy's answer is not the upstream's
+    curl.setopt(pycurl.HEADEROPT, pycurl.HEADER_SEPARATE)  # and ours are not for the proxy
+    curl.setopt(pycurl.USERAGENT, wire.user_agent)
+    if proxy.username is not None:
+        curl.setopt(pycurl.PROXYAUTH, pycurl.HTTPAUTH_BASIC)
+        curl.setopt(pycurl.PROXYUSERNAME, proxy.username.encode())
+        curl.setopt(pycurl.PROXYPASSWORD, (proxy.password or "").encode())
+    curl.setopt(pycurl.PROXY_SSL_VERIFYPEER, 1 if wire.verify else 0)
+    curl.setopt(pycurl.PROXY_SSL_VERIFYHOST, 2 if wire.verify else 0)
+    if wire.ca_file is not None:
+        curl.setopt(pycurl.PROXY_CAINFO, wire.ca_file)
 
 
 def _set_trust(curl: pycurl.Curl, wire: Wire, route: Route) -> None:

@@ -24,7 +24,7 @@ from aisix.core.ports import UpstreamAnswer, UpstreamCall
 from aisix.transport.alarm import NEVER
 from aisix.transport.body import HIGH_WATER_BYTES, BodyBuffer, read_all
 from aisix.transport.engine import Engine
-from aisix.transport.failures import failure, timed_out, unanswered
+from aisix.transport.failures import Passage, failure, timed_out, unanswered
 from aisix.transport.handles import Handle
 from aisix.transport.upload import Upload
 
@@ -262,13 +262,8 @@ class Transfer:
 
     def _failure(self, code: int, text: str, handle: Handle | None) -> BaseException | None:
         if code:
-            error = failure(
-                code,
-                text,
-                self._call,
-                answered=self.status > 0,
-                address_refused=handle is not None and handle.address_refused,
-            )
+            passage = handle.passage() if handle is not None else Passage()
+            error = failure(code, text, self._call, answered=self.status > 0, passage=passage)
             error.__cause__ = pycurl.error(code, text)
             return error
         return None if self.status else unanswered(self._call)

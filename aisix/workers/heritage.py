@@ -72,7 +72,7 @@ def begin(config: Config, lifeline: Lifeline, **marks: int) -> Shutdown:
         service_name=config.observability.service_name,
         marks=marks,
     )
-    logs.register_secrets(config.admin.admin_keys)
+    logs.register_secrets(config.secrets)
     shutdown = Shutdown()
     lifeline.watch(shutdown.on_signal, shutdown.on_orphaned)
     return shutdown

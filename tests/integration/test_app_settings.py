@@ -22,7 +22,7 @@ from aisix.limits.limiter import TokenBucketLimiter
 from aisix.pipeline import BodyLimits, Pipeline
 from aisix.telemetry.access import AccessLogger
 from aisix.transport.curl import CurlTransport
-from aisix.transport.request import Wire
+from aisix.transport.request import Proxy, Wire
 from aisix.web.body import SWALLOW_S
 from aisix.web.connection import Patience
 from tests.support.tls import make_certificate
@@ -64,6 +64,8 @@ def distinct(folder: Path, **upstream: Any) -> Config:
             "tcp_keepalive_secs": 114,
             "http2": True,
             "allow_link_local": True,
+            "proxy": "http://user:pass@127.0.0.1:115",
+            "no_proxy": [".corp.test", "10.0.0.0/8"],
             "connect_to": list(RULES),
             "tls": {"ca_file": str(folder / "server-ca.pem"), "verify": False},
             **upstream,
@@ -180,6 +182,7 @@ async def test_both_transports_are_wired_as_was_set(tmp_path: Path):
         connect_to=RULES,
         ca_file=str(tmp_path / "server-ca.pem"),
         verify=False,
+        proxy=Proxy("http://127.0.0.1:115", "user", "pass", (".corp.test", "10.0.0.0/8")),
         allow_link_local=True,
         tcp_keepalive_s=114,
         keep_connections=True,
@@ -224,6 +227,12 @@ async def test_what_is_turned_off_is_off_and_nothing_else_with_it(
         switches = ("http2", "allow_link_local", "keep_connections")
         off = [name for name in switches if not getattr(wire, name)]
         assert off == [field]
+
+
+@pytest.mark.gen_test
+async def test_without_a_proxy_there_is_none(tmp_path: Path):
+    async with built(distinct(tmp_path, proxy=None)) as gateway:
+        assert [transport._wire.proxy for transport in transports_of(gateway)] == [None, None]
 
 
 @pytest.mark.gen_test

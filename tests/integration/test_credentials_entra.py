@@ -11,8 +11,10 @@ import trustme
 
 from aisix.core.resources import ClientSecret
 from aisix.errors import CredentialRefused, CredentialUnavailable
+from aisix.transport.request import Proxy
 from aisix.upstream.credentials import EntraTokens
 from tests.support.azure import API_VERSION, CLIENT, CLIENT_SECRET, TENANT, ask, azure
+from tests.support.proxy import forward_proxy
 from tests.support.transports import RealClock, curl_transport
 
 pytestmark = pytest.mark.gen_test
@@ -30,9 +32,11 @@ class CountingRecorder:
 
 
 @asynccontextmanager
-async def entra_tokens(*, ca_file: str | None = None, **options) -> AsyncIterator[EntraTokens]:
+async def entra_tokens(
+    *, ca_file: str | None = None, proxy: Proxy | None = None, **options
+) -> AsyncIterator[EntraTokens]:
     options.setdefault("recorder", CountingRecorder())
-    async with curl_transport(ca_file=ca_file) as transport:
+    async with curl_transport(ca_file=ca_file, proxy=proxy) as transport:
         tokens = EntraTokens(transport=transport, clock=RealClock(), **options)
         try:
             yield tokens
@@ -75,6 +79,30 @@ async def test_a_token_comes_over_tls_checked_against_the_configured_authority(t
     ):
         assert simulator.url.startswith("https://")
         assert await tokens.token(app(simulator.url))
+
+
+async def test_a_token_comes_by_the_proxy():
+    async with (
+        azure() as simulator,
+        forward_proxy(simulator.port, login=("user", "password")) as proxy,
+        entra_tokens(proxy=Proxy(proxy.url, "user", "password")) as tokens,
+    ):
+        assert await tokens.token(app("http://login.test"))
+    assert [asked.target for asked in proxy.seen] == [
+        f"http://login.test/{TENANT}/oauth2/v2.0/token"
+    ]
+
+
+@pytest.mark.logs("token.failed")
+async def test_a_proxy_that_refuses_is_not_taken_for_the_authority():
+    async with (
+        azure() as simulator,
+        forward_proxy(simulator.port, login=("user", "password")) as proxy,
+        entra_tokens(proxy=Proxy(proxy.url)) as tokens,
+    ):
+        with pytest.raises(CredentialUnavailable) as caught:
+            await tokens.token(app("http://login.test"))
+    assert "the proxy on the way to the upstream asks for a user" in str(caught.value.detail)
 
 
 @pytest.mark.logs("token.failed", "aisix.simulator", "tornado")

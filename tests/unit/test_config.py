@@ -15,6 +15,7 @@ from aisix.config import (
     Address,
     Config,
     ConfigError,
+    ForwardProxy,
     describe,
     load,
     parse,
@@ -653,3 +654,88 @@ def test_a_merge_of_anchors_is_no_duplicate(tmp_path):
 def test_the_reader_reads_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff")
     assert read_file(str(tmp_path / "x")) == b"\xff"
+
+
+# ── the proxy on the way to upstreams ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "proxy"),
+    [
+        ("http://proxy.corp:3128", ForwardProxy("http://proxy.corp:3128")),
+        ("HTTPS://Proxy.Corp:3129/", ForwardProxy("https://proxy.corp:3129")),
+        ("http://[::1]:8080", ForwardProxy("http://[::1]:8080")),
+        ("http://u:p%40ss%2F@10.0.0.1:1", ForwardProxy("http://10.0.0.1:1", "u", "p@ss/")),
+        ("http://u@10.0.0.1:1", ForwardProxy("http://10.0.0.1:1", "u", "")),
+    ],
+)
+def test_a_proxy_is_read_with_its_login_apart(text, proxy):
+    assert parse(nested("upstream.proxy", text), {}).upstream.proxy == proxy
+    by_name = parse(nested("upstream.proxy", "env:MY_PROXY"), {"MY_PROXY": text})
+    assert by_name.upstream.proxy == proxy
+    document = nested("upstream.proxy", "file:/run/proxy")
+    read = files({"/run/proxy": f"{text}\n".encode()})
+    assert parse(document, {}, read_file=read).upstream.proxy == proxy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy.corp:3128",
+        "http://proxy.corp",
+        "http://proxy.corp:0",
+        "http://proxy.corp:99999",
+        "socks5://proxy.corp:1080",
+        "http://proxy.corp:3128/path",
+        "http://proxy.corp:3128?x",
+        "http://:3128",
+        f"http://u:{SECRET}/@proxy.corp:3128",
+        f"http://:{SECRET}@proxy.corp:3128",
+        f"http://u%3Ax:{SECRET}@proxy.corp:3128",
+        f"http://u:{SECRET}%0d%0a@proxy.corp:3128",
+        "",
+        5,
+    ],
+)
+def test_what_is_no_proxy_is_refused_without_being_repeated(text):
+    (problem,) = problems_of(nested("upstream.proxy", text))
+    assert problem.startswith("upstream.proxy: must be http://host:port or https://host:port")
+    assert SECRET not in problem
+    assert "corp" not in problem
+
+
+def test_a_reference_that_leads_nowhere_is_named():
+    assert problems_of(nested("upstream.proxy", "env:MY_PROXY")) == [
+        "upstream.proxy: environment variable MY_PROXY is not set"
+    ]
+
+
+def test_the_login_of_a_proxy_shows_nowhere():
+    config = parse(nested("upstream.proxy", f"http://user:{SECRET}@proxy.corp:3128"), {})
+    assert SECRET not in repr(config)
+    assert SECRET in config.secrets
+    lines = describe(config)
+    assert "upstream.proxy = http://***@proxy.corp:3128 (file)" in lines
+    assert SECRET not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("item", "kept"),
+    [
+        ("*", "*"),
+        ("localhost", "localhost"),
+        (".corp.example", ".corp.example"),
+        ("10.0.0.4", "10.0.0.4"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("fd00::/8", "fd00::/8"),
+        ("[::1]", "::1"),
+    ],
+)
+def test_hosts_without_proxy_are_names_suffixes_addresses_and_ranges(item, kept):
+    assert parse(nested("upstream.no_proxy", [item]), {}).upstream.no_proxy == (kept,)
+
+
+@pytest.mark.parametrize("item", ["*.corp", "a,b", "http://x", "10.0.0.0/99", "a b", "x:80"])
+def test_what_libcurl_would_not_understand_is_refused(item):
+    (problem,) = problems_of(nested("upstream.no_proxy", [item]))
+    assert problem.startswith("upstream.no_proxy[0]: must be a host name, a suffix")
