@@ -174,7 +174,7 @@ class UpstreamUnreachable(UpstreamFailed):
     """No connection, or it broke before an answer began.
 
     `reason` is for whoever can mend it: "dns", "connect", "tls", "tls_untrusted", "tls_time",
-    "tls_host", "tls_ca_file", "unanswered" or "other".
+    "tls_host", "tls_ca_file", "proxy", "unanswered" or "other".
     """
 
     type = "transport_error"

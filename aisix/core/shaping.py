@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from aisix.core.patterns import matches
 from aisix.errors import FieldError
 
 MAX_CUSTOM_HEADERS = 8
@@ -79,7 +79,13 @@ _NEVER_BEGINNINGS = ("accept-", "content-", "proxy-", "x-aisix-", "x-stainless-"
 _DEFAULTABLE = frozenset({"ocp-apim-subscription-key"})
 """A caller's is never passed on, but a front door may want the operator's."""
 
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_SECRET_WORDS = re.compile(
+    "apikey|api-key|auth|cookie|credential|jwt|password|secret|session|subscription-key|token"
+)
+"""Parts of names that tell of a credential; such a header passes only where it is named in full."""
+
+_MAX_NAME_CHARS = 128
+_NAME = re.compile(rf"[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{_MAX_NAME_CHARS}}}")
 _GLOB = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]*\*?[a-z0-9!#$%&'+.^_`|~-]*")
 
 
@@ -102,10 +108,16 @@ class Shaping:
     strip_headers: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=1024)
 def may_forward(name: str) -> bool:
     """Whether a caller's header of this lower-case name may go upstream at all."""
     return name not in _NEVER and not name.startswith(_NEVER_BEGINNINGS)
+
+
+def passes(pattern: str, name: str) -> bool:
+    """Whether `pattern` lets a caller's header of this lower-case name go upstream."""
+    if len(name) > _MAX_NAME_CHARS or not may_forward(name) or not matches(pattern, name):
+        return False
+    return "*" not in pattern or _SECRET_WORDS.search(name) is None
 
 
 def check_renames(renames: Mapping[str, str]) -> None:

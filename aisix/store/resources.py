@@ -22,7 +22,7 @@ _COLUMNS = "kind, id, name, revision, doc, secret, created_at"
 _SELECT = f"SELECT {_COLUMNS} FROM resources"  # noqa: S608 - a constant
 _ORDER = " ORDER BY rowid"
 _PACKED = "\0packed:"
-"""Begins what is sealed when it is more than the secret; no secret begins with a NUL."""
+"""Begins what is sealed when it is more than the secret."""
 
 
 class SqliteResourceStore:
@@ -125,7 +125,7 @@ class SqliteResourceStore:
 
 def _pack(secret: str, header_values: Mapping[str, str]) -> str:
     """What is sealed: the secret, and with it what else of the row must not be readable."""
-    if not header_values:
+    if not header_values and not secret.startswith(_PACKED):
         return secret
     return _PACKED + json.dumps([secret, dict(header_values)])
 

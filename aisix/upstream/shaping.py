@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aisix.core.patterns import matches
 from aisix.core.request import HeaderView
-from aisix.core.shaping import MAX_DEFAULT_HEADERS, Shaping, may_forward
+from aisix.core.shaping import MAX_DEFAULT_HEADERS, Shaping, passes
 
 Headers = list[tuple[str, str]]
 
@@ -70,8 +69,7 @@ def _let_pass(headers: HeaderView, patterns: Sequence[str], allowed: Sequence[st
         for name, value in headers.items()
         if (lower := name.lower()) not in allowed
         and lower not in nominated
-        and may_forward(lower)
-        and any(matches(pattern, lower) for pattern in patterns)
+        and any(passes(pattern, lower) for pattern in patterns)
     ]
 
 

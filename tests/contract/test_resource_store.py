@@ -148,5 +148,8 @@ async def test_values_of_headers_are_kept_with_the_secret(form, tmp_path):
         written = row(header_values={"x-a": "one", "x-b": 'tw"o'})
         await store.put(written, expected=0)
         assert await store.get("models", "1") == written
+        odd = row(id="2", name="two", secret="\0packed:no JSON")
+        await store.put(odd, expected=0)
+        assert await store.get("models", "2") == odd
         await store.put(row(revision=2), expected=1)
         assert await store.get("models", "1") == row(revision=2)

@@ -133,6 +133,13 @@ def test_a_pattern_passes_what_it_matches():
     }
 
 
+def test_what_tells_of_a_credential_passes_only_by_its_full_name():
+    headers = {"x-auth-token": "a", "x-amzn-oidc-jwt": "b", "x-session-id": "c", "x-team": "d"}
+    assert passed(headers, Shaping(forward_headers=("x-*",))) == {"x-team": "d"}
+    named = Shaping(forward_headers=("x-auth-token", "x-*"))
+    assert passed(headers, named) == {"x-auth-token": "a", "x-team": "d"}
+
+
 def test_stripping_wins_over_the_known_headers_too():
     shaping = Shaping(strip_headers=("openai-beta",))
     assert passed({"openai-beta": "a", "aoai-evals": "b"}, shaping) == {"aoai-evals": "b"}
