@@ -111,7 +111,10 @@ class UpstreamTarget:
 
     A transport keeps what it has prepared for a target, so makers hand in the same object again
     and again, and a new one for whatever differs: a changed credential is another target.
-    `streaming` says that answers come bit by bit and are to be handed over as they come.
+    `streaming` says that answers come bit by bit and are to be handed over as they come. With a
+    scheme of ws or wss the target is a tunnel: the call asks for a WebSocket, its answer has the
+    status 101, and then the call's body and the answer's carry the bytes of both directions as they
+    are. A tunnel that is refused has an answer without a body.
     """
 
     method: str
@@ -119,6 +122,11 @@ class UpstreamTarget:
     headers: Sequence[tuple[str, str]] = field(repr=False, default=())
     streaming: bool = False
     route: Route = Route()
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether a call to it asks for a WebSocket."""
+        return self.url.startswith(("ws://", "wss://"))
 
 
 @dataclass(frozen=True, slots=True)

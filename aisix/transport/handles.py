@@ -29,6 +29,7 @@ from aisix.transport.request import (
     milliseconds,
     set_body,
     set_target,
+    set_tunnel,
     set_upload,
 )
 from aisix.transport.sockets import SocketGuard, keep_from_children
@@ -39,6 +40,7 @@ _MAX_TARGETS = 1024
 _BLANK_LINES = (b"\r\n", b"\n")
 _PROXY_AUTHENTICATION = 407
 _USED_PROXY = 0x200000 + 66  # CURLINFO_USED_PROXY, which pycurl (7.49) has no name for
+_SWITCHING = 101
 _REFUSED = -1
 """What libcurl takes for a failure of its callback: it ends the transfer."""
 
@@ -140,6 +142,8 @@ class Handle:
             # only POST takes a body and no body by the same options
             self.reusable = method == "POST"
             set_body(self._set, method, call.body)
+        elif read is not None and self.target.is_tunnel:
+            set_tunnel(self._set, read)
         elif read is not None:
             set_upload(self._set, method, read, call.body_length)
 
@@ -181,7 +185,9 @@ class Handle:
             # a plain http call has no tunnel: this answer of the proxy is no upstream's
             self._proxy_status = status
             return _REFUSED
-        if status >= 200 and self.receiver is not None:  # an interim answer is not the answer
+        # an interim answer is not the answer; but the one that opens a tunnel is its last
+        final = status >= 200 or (status == _SWITCHING and self.target.is_tunnel)
+        if final and self.receiver is not None:
             taken = self.receiver.on_head(status, fields_of(lines[1:]), self._began_at)
         lines.clear()
         return None if taken else _REFUSED

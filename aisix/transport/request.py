@@ -4,6 +4,10 @@ What goes out is exactly what target and call say: libcurl's own Accept, Content
 User-Agent are taken away, redirects, cookies, netrc, the environment's proxies and decompression
 are off. Two headers are added when there are none: `User-Agent`, and `Accept-Encoding: identity`.
 Headers that frame the body are libcurl's alone, because it knows what it sends.
+
+A target of scheme ws or wss is a tunnel: libcurl (8.23) makes the handshake of a WebSocket and then
+hands bytes through in both directions as they are. It checks the status and nothing else of the
+answer, and speaks HTTP/1.1 for it.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _SUPPRESS_CONNECT_HEADERS = 265  # an option of libcurl's that pycurl (7.49) has no name for
+_HTTP = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+_WEBSOCKET = 1 << 30 | 1 << 31  # CURLPROTO_WS and CURLPROTO_WSS, for which pycurl has no names
 
 _FOR_EVER_MS = 2**31 - 1
 _MAX_LIFETIME_S = 600
@@ -137,13 +143,13 @@ def _is_name(name: str) -> bool:
 
 
 def _checked_host(url: str) -> str:
-    """Raises UpstreamMisconfigured unless `url` is plain ASCII with an http scheme and a host;
-    libcurl checks the rest."""
+    """Raises UpstreamMisconfigured unless `url` is plain ASCII with a scheme that we speak and a
+    host; libcurl checks the rest."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise misconfigured("the upstream address is not a valid URL") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https", "ws", "wss"} or not parts.hostname:
         raise misconfigured("the upstream address must begin with http:// or https:// and a host")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise misconfigured("the upstream address holds a character that URLs do not allow")
@@ -155,7 +161,7 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     callbacks."""
     curl.setopt(pycurl.URL, target.url)
     curl.setopt(pycurl.PATH_AS_IS, 1)
-    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    curl.setopt(pycurl.PROTOCOLS, _WEBSOCKET if target.is_tunnel else _HTTP)
     curl.setopt(pycurl.FOLLOWLOCATION, 0)
     curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
     curl.setopt(pycurl.HTTP09_ALLOWED, 0)
@@ -170,6 +176,9 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
         curl.setopt(pycurl.FORBID_REUSE, 1)
     if target.method == "HEAD":
         curl.setopt(pycurl.NOBODY, 1)
+    if target.is_tunnel:
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.WS_OPTIONS, pycurl.WS_RAW_MODE)
 
 
 def set_body(setopt: SetOption, method: str, body: bytes) -> None:
@@ -188,6 +197,12 @@ def set_upload(
     setopt(pycurl.POSTFIELDSIZE_LARGE, -1 if length is None else length)
     setopt(pycurl.READFUNCTION, read)
     setopt(pycurl.CUSTOMREQUEST, method)
+
+
+def set_tunnel(setopt: SetOption, read: Callable[[int], bytes | int]) -> None:
+    """Set what libcurl sends through a tunnel: bytes that it pulls by `read`."""
+    setopt(pycurl.UPLOAD, 1)
+    setopt(pycurl.READFUNCTION, read)
 
 
 def milliseconds(seconds: float) -> int:

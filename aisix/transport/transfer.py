@@ -28,6 +28,10 @@ from aisix.transport.failures import Passage, failure, timed_out, unanswered
 from aisix.transport.handles import Handle
 from aisix.transport.upload import Upload
 
+_TUNNEL_ENDS = frozenset({pycurl.E_HTTP_RETURNED_ERROR, pycurl.E_GOT_NOTHING})
+"""Errors that are none once a tunnel has been answered: it was refused (libcurl 8.23 reads no body
+of such an answer), or closed before a byte came."""
+
 _SHORT_DIGITS = len(str(HIGH_WATER_BYTES))
 
 
@@ -261,6 +265,8 @@ class Transfer:
             self._engine.alarm.want(since + seconds)
 
     def _failure(self, code: int, text: str, handle: Handle | None) -> BaseException | None:
+        if code in _TUNNEL_ENDS and self.status and self._call.target.is_tunnel:
+            return None
         if code:
             passage = handle.passage() if handle is not None else Passage()
             error = failure(code, text, self._call, answered=self.status > 0, passage=passage)

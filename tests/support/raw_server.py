@@ -97,6 +97,18 @@ class RawConnection:
             await self._writer.drain()
             self.sent_bytes += len(piece)
 
+    async def receive(self, count: int) -> bytes:
+        """Exactly so many bytes that are no request. Raises IncompleteReadError."""
+        return await self._reader.readexactly(count)
+
+    async def has_sent_within(self, seconds: float) -> bool:
+        """Whether a byte comes within so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                return bool(await self._reader.read(1))
+        except TimeoutError:
+            return False
+
     async def secure(self, tls: ssl.SSLContext) -> None:
         """Go on with TLS, from the handshake."""
         await self._writer.start_tls(tls)
