@@ -50,6 +50,7 @@ class RequestRecord:
     events_sent: int = 0
     bytes_sent: int = 0
     finished_at: float | None = None
+    close_code: int | None = None  # of the caller's Close, in a session
 
     @property
     def json(self) -> Any:

@@ -96,6 +96,8 @@ class Script:
     halfhead: bool = _flag("send half of the head, then close")
     # connection
     close: bool = _flag("send `connection: close` and close")
+    closecode: int | None = _number("realtime: close with this code after the first response")
+    mute: bool = _flag("realtime: never answer the caller's Close")
     closeafter: bool = _flag("close after the answer without having said so (a dead reused one)")
     # when the faults apply
     first: int | None = _number("the faults strike only the first N requests of the deployment")

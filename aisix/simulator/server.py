@@ -41,9 +41,10 @@ from aisix.simulator.intake import Body
 from aisix.simulator.journal import CLIENT_CLOSED, CUT, STOPPED, Journal, RequestRecord
 from aisix.simulator.operations import Place, deployment_in_body, locate
 from aisix.simulator.options import SimulatorOptions
+from aisix.simulator.realtime import RealtimeSession, deployment_of, is_session, knows_sessions
 from aisix.simulator.script import ENTRA, HEADER, NORMAL, Script, ScriptBook, ScriptError
 from aisix.simulator.surface import Surface
-from aisix.simulator.wire import CallerLeft, Gate, Wire
+from aisix.simulator.wire import BrokenOff, CallerLeft, Gate, Wire
 
 __all__ = ["RequestRecord", "Simulator", "SimulatorOptions"]
 
@@ -296,6 +297,9 @@ class _Exchange(HTTPMessageDelegate):
     async def _run(self, body: Body, wire: Wire) -> None:
         outcome = STOPPED
         try:
+            if self._recorded and is_session(self._record.path):
+                outcome = await self._converse(wire)
+                return
             if self._recorded:
                 answer, script = self._answer(body)
             else:
@@ -314,6 +318,39 @@ class _Exchange(HTTPMessageDelegate):
     def _close(self, outcome: str) -> None:
         if self._recorded:
             self._simulator.journal.close(self._record, outcome, self._simulator.options.clock())
+
+    async def _converse(self, wire: Wire) -> str:
+        """A realtime session, or why there is none."""
+        record, simulator = self._record, self._simulator
+        deployment = record.deployment = deployment_of(record.path, record.query)
+        place = dataclasses.replace(locate(record.path), deployment=deployment)
+        inbound = Inbound(
+            method=record.method, place=place, query=record.query, headers=record.headers
+        )
+        refusal: Answer | None
+        try:
+            script = self._resolve(deployment)
+            refusal = simulator.surface.refuse_session(
+                inbound, script, version_known=knows_sessions(record.path, record.query)
+            )
+        except ScriptError as error:
+            script, refusal = NORMAL, _refused(error)
+        if refusal is not None:
+            return await wire.play(refusal, script, keep_alive=self._keep_alive)
+        try:
+            await wire.delay_head(script)
+        except BrokenOff:
+            self._connection.stream.close()
+            return CUT
+        session = RealtimeSession(
+            self._connection.detach(),
+            record,
+            simulator.journal,
+            script=script,
+            gate=simulator.gate,
+            keep_bytes=simulator.options.keep_body_bytes,
+        )
+        return await session.run()
 
     async def _control(self, body: bytes) -> Answer:
         record = self._record

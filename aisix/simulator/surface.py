@@ -87,6 +87,30 @@ class Surface:
             return self._faulty(fault, ids)
         return self._serve(inbound, operation, occasion, ids=ids)
 
+    def refuse_session(
+        self, inbound: Inbound, script: Script, *, version_known: bool
+    ) -> Answer | None:
+        """Why a request for a realtime session is refused, in the same order; None if it is not."""
+        ids = self._ids(inbound)
+        occasion = Occasion(
+            now=self._options.clock(),
+            request_id=ids["x-request-id"],
+            operation="Realtime",
+            api_version=inbound.query.get("api-version", "v1"),
+            deployment=inbound.place.deployment,
+            script=script,
+        )
+        fault = self._credentials(inbound)
+        if fault is None and (not version_known or inbound.method != "GET"):
+            fault = faults.resource_not_found()
+        if fault is None and not self._has(inbound.place.deployment):
+            fault = faults.deployment_not_found()
+        if fault is None:
+            fault = self._scripted(occasion)
+        if fault is None and inbound.headers.get("upgrade", "").lower() != "websocket":
+            fault = faults.wrapped(426, "UpgradeRequired", "A WebSocket is needed here.")
+        return None if fault is None else self._faulty(fault, ids)
+
     # --- refusals -------------------------------------------------------------------------------
 
     def _refusal(self, inbound: Inbound, operation: Operation | None) -> Fault | None:

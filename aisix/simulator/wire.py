@@ -117,6 +117,11 @@ class Wire:
             self._stream.close()
         return COMPLETED
 
+    async def delay_head(self, script: Script) -> None:
+        """What the script has before the head of an answer that others write. Raises CallerLeft,
+        BrokenOff."""
+        await self._before_head(script)
+
     # --- waiting --------------------------------------------------------------------------------
 
     async def pause(self, seconds: float) -> None:
