@@ -22,6 +22,7 @@ from aisix.limits.limiter import BucketStore, TokenBucketLimiter
 from aisix.limits.local import LocalBuckets
 from aisix.pipeline import BodyLimits, Pipeline
 from aisix.relay.pump import Relay
+from aisix.relay.session import SessionPatience
 from aisix.routing.health import Health
 from aisix.telemetry import logs
 from aisix.telemetry.access import AccessLogger
@@ -194,7 +195,11 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
             buckets, assumed_output_tokens=config.ratelimit.assumed_output_tokens
         ),
         dispatcher=dispatcher,
-        relay=Relay(clock=clock, keepalive_s=config.downstream.sse_keepalive_interval_secs),
+        relay=Relay(
+            clock=clock,
+            keepalive_s=config.downstream.sse_keepalive_interval_secs,
+            patience=SessionPatience(idle_s=upstream.stream_timeout_ms / 1000),
+        ),
         recorder=recorder,
         access_log=AccessLogger(enabled=config.observability.access_log),
         clock=clock,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
-from aisix.core.endpoints import OPTED_USAGE
+from aisix.core.endpoints import OPTED_USAGE, Action
 from aisix.core.exchange import Exchange, Phase
 from aisix.core.ports import (
     Adapter,
@@ -33,6 +33,7 @@ from aisix.core.ports import (
     UpstreamCall,
 )
 from aisix.core.resources import Alias, Deployment, ResourceKey, TokenCredential
+from aisix.core.websocket import open_protocols
 from aisix.errors import (
     CredentialRefused,
     CredentialUnusable,
@@ -109,6 +110,8 @@ class Dispatcher:
             total_s=deadlines.total_s,
         )
         self._for_stream = replace(self._for_whole, total_s=0.0)
+        # silence of one side is no fault of the other: the relay knows whether both are silent
+        self._for_session = replace(self._for_stream, idle_s=0.0)
         self._without_stream_options: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def open(self, exchange: Exchange) -> Opening:
@@ -150,7 +153,11 @@ class Dispatcher:
             async with attempt:
                 body = await self._error_body(answer)
                 verdict = repairs.judge(
-                    token_refused=token is not None and adapter.refused_token(answer.status, body),
+                    token_refused=token is not None
+                    and (
+                        adapter.refused_token(answer.status, body)
+                        or (answer.status == 401 and _is_session(exchange))  # has no body
+                    ),
                     stream_options_refused=adapter.refused_stream_options(answer.status, body),
                 )
                 refusal = adapter.explain(
@@ -240,7 +247,9 @@ class Dispatcher:
             inject_stream_options=inject,
             token=token,
             forward=_forwarded(exchange),
-            deadlines=self._deadlines(_require(exchange.alias), streaming=flowing),
+            deadlines=self._for_session
+            if _is_session(exchange)
+            else self._deadlines(_require(exchange.alias), streaming=flowing),
         )
 
     def _deadlines(self, alias: Alias, *, streaming: bool) -> Deadlines:
@@ -363,12 +372,27 @@ def _forwarded(exchange: Exchange) -> list[tuple[str, str]]:
     return [
         ("x-aisix-request-id", request.request_id),
         *forwarded_headers(request.headers, FORWARDED_HEADERS, shaping=shaping),
+        *(_handshake(exchange) if _is_session(exchange) else ()),
     ]
 
 
 def _sealed(message: str, seal: Callable[[str], str]) -> str:
     """`message` with the ids of responses as the caller knows them."""
     return _RESPONSE_ID.sub(lambda found: seal(found[0]), message)
+
+def _handshake(exchange: Exchange) -> list[tuple[str, str]]:
+    """What of the caller's opening handshake the upstream is asked with: its nonce, so that the
+    answer to it is the upstream's own, and its subprotocols but for the key."""
+    headers = exchange.request.headers
+    fields = [("Sec-WebSocket-Key", headers.get("sec-websocket-key") or "")]
+    protocols = ", ".join(open_protocols(headers))
+    if protocols.isascii() and protocols.isprintable() and protocols:
+        fields.append(("Sec-WebSocket-Protocol", protocols))
+    return fields
+
+
+def _is_session(exchange: Exchange) -> bool:
+    return exchange.request.spec.action is Action.SESSION
 
 
 def _require(value: T | None) -> T:

@@ -4,7 +4,7 @@
     ├─ RequestRejected               we said no; nothing was sent upstream
     │  ├─ BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · UnknownAlias 404
     │  ├─ MethodNotAllowed 405 · RequestTimeout 408 · BodyTooLarge 413 · UnsupportedEncoding 415
-    │  └─ LimitExceeded 429 · HeadTooLarge 431
+    │  └─ UpgradeRequired 426 · LimitExceeded 429 · HeadTooLarge 431
     ├─ UpstreamFailed                Azure gave no usable answer
     │  ├─ UpstreamUnreachable 502 · UpstreamBroken 502 · UpstreamTimeout 504
     │  ├─ UpstreamMisconfigured 400 · CredentialUnusable 401
@@ -115,6 +115,13 @@ class MethodNotAllowed(RequestRejected):
 
     status = 405
     code = "method_not_allowed"
+
+
+class UpgradeRequired(RequestRejected):
+    """The route is not plain HTTP: it speaks WebSocket."""
+
+    status = 426
+    code = "upgrade_required"
 
 
 class RequestTimeout(RequestRejected):

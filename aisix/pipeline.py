@@ -41,6 +41,7 @@ from aisix.routing.addressing import Addressing, check_family
 from aisix.routing.intake import BodyLimits, take_in
 from aisix.routing.resolver import resolve
 from aisix.usage.meter import UsageMeter
+from aisix.usage.realtime import SessionMeter
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in logs and metrics for a caller that left; nobody receives it."""
@@ -118,7 +119,8 @@ class Pipeline:
         if request.refusal is not None:
             raise request.refusal
         exchange.caller = self._authenticate(exchange)
-        if request.spec.action is not Action.RELAY:
+        is_session = request.spec.action is Action.SESSION
+        if request.spec.action is not Action.RELAY and not is_session:
             await self._answer(exchange, reply, self._own_document(exchange))
             return
         check_family(request.spec, exchange.caller)
@@ -126,7 +128,7 @@ class Pipeline:
         self._addressing.find(exchange, exchange.caller, exchange.payload)
         exchange.hold = await self._admit(exchange)
         exchange.advance(Phase.ADMITTED)
-        meter = UsageMeter(request.spec)
+        meter = SessionMeter() if is_session else UsageMeter(request.spec)
         try:
             async with self._dispatcher.open(exchange) as answer:
                 await self._relay.relay(
@@ -190,7 +192,7 @@ class Pipeline:
             headers.update(exchange.hold.headers)
         return headers
 
-    def _take_usage(self, exchange: Exchange, meter: UsageMeter) -> None:
+    def _take_usage(self, exchange: Exchange, meter: UsageMeter | SessionMeter) -> None:
         """Usage counts once Azure accepted the request. A caller that left before any answer is
         charged its prompt: Azure may have read it (decisions §6, abandoned)."""
         status = exchange.upstream_status
@@ -211,7 +213,7 @@ class Pipeline:
 
     async def _fail(self, exchange: Exchange, reply: Reply, error: GatewayError) -> None:
         """Tell the caller: an error status while nothing was sent, a late error event in a stream,
-        a cut connection otherwise."""
+        a cut connection otherwise; a session has then been closed by its relay."""
         exchange.error = error
         if exchange.usage is not None and not _delivered(exchange.usage):
             exchange.usage = None
@@ -223,7 +225,7 @@ class Pipeline:
                 body = ujson.dumps(envelope(error), escape_forward_slashes=False).encode()
                 await reply.send(error.status, headers, body)
                 exchange.advance(Phase.DONE)
-            elif exchange.streaming:
+            elif exchange.streaming and exchange.request.spec.action is Action.RELAY:
                 exchange.advance(Phase.ABORTED)
                 await reply.write(error_event(envelope(error)))
                 await reply.finish()

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from aisix.auth.tokens import caller_token, hash_token
+from aisix.auth.tokens import caller_token, hash_token, session_token
+from aisix.core.endpoints import Action
 from aisix.core.ports import Clock
 from aisix.core.request import InboundRequest
 from aisix.core.resources import ApiKey
@@ -22,6 +23,8 @@ class Authenticator:
     def authenticate(self, request: InboundRequest, snapshot: Snapshot) -> ApiKey:
         """The caller's key. Raises Unauthenticated."""
         token = caller_token(request.headers, azure_style=request.path.startswith("/openai/"))
+        if token is None and request.spec.action is Action.SESSION:
+            token = session_token(request.headers, request.query)
         if token is None:
             raise Unauthenticated(
                 "missing or malformed Authorization header", detail="missing_credentials"

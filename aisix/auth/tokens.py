@@ -7,8 +7,10 @@ are compared in constant time; caller keys are looked up by hash, which leaks no
 from __future__ import annotations
 
 import hashlib
+from urllib.parse import parse_qsl
 
 from aisix.core.request import HeaderView
+from aisix.core.websocket import KEY_PROTOCOL, offered_protocols
 
 _BEARER = "Bearer "
 
@@ -39,3 +41,17 @@ def caller_token(headers: HeaderView, *, azure_style: bool) -> str | None:
         return authorization[len(_BEARER) :].strip() or None
     other: str | None = headers.get("x-api-key") or azure_key
     return (other.strip() or None) if other else None
+
+
+def session_token(headers: HeaderView, query: str) -> str | None:
+    """The credential of a caller that cannot set headers, as a browser on a WebSocket: OpenAI's SDK
+    sends it as a subprotocol, AzureOpenAI's as the query parameter `api-key`."""
+    if headers.get("authorization") is not None:
+        return None  # it was no credential, and a mistake is not to be passed over
+    for name in offered_protocols(headers):
+        if name.startswith(KEY_PROTOCOL):
+            return name[len(KEY_PROTOCOL) :] or None
+    for name, value in parse_qsl(query):
+        if name == "api-key":
+            return value.strip() or None
+    return None

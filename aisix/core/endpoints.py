@@ -24,6 +24,7 @@ class UsageForm(Enum):
     IMAGE = "image"
     TRANSCRIPT = "transcript"
     SPEECH = "speech"
+    REALTIME = "realtime"
     NONE = "none"
 
 
@@ -32,11 +33,13 @@ OPTED_USAGE = (UsageForm.CHAT, UsageForm.COMPLETION)
 
 
 class Action(Enum):
-    """Who answers: Azure, or the gateway from its snapshot."""
+    """Who answers: Azure, once or in a session of both directions, or the gateway from its
+    snapshot."""
 
     __hash__ = object.__hash__
 
     RELAY = "relay"
+    SESSION = "session"
     LIST_MODELS = "list_models"
     GET_MODEL = "get_model"
     REFUSE = "refuse"
@@ -46,7 +49,8 @@ class BodyForm(Enum):
     """How a request's body is taken in.
 
     JSON is read whole, checked and edited; of a FORM (multipart) only `model` is edited, and its
-    files pass as they arrive; a STREAM passes as it arrives, unread; NONE is dropped.
+    files pass as they arrive; a STREAM passes as it arrives, unread; NONE is dropped. A SESSION has
+    no end: it is what the caller says on a WebSocket.
     """
 
     __hash__ = object.__hash__
@@ -54,22 +58,28 @@ class BodyForm(Enum):
     JSON = "json"
     FORM = "form"
     STREAM = "stream"
+    SESSION = "session"
     NONE = "none"
 
 
 class Naming(Enum):
     """Where a request says which alias it means, beside the alias in its path.
 
-    BODY: the field `model`. RESPONSE: the response id in the path, which remembers it. HEADER:
-    `x-aisix-model`; without it the caller key's only alias.
+    BODY: the field `model`. QUERY: the parameter `deployment` or `model`. RESPONSE: the response id
+    in the path, which remembers it. HEADER: `x-aisix-model`; without it the caller key's only
+    alias.
     """
 
     __hash__ = object.__hash__
 
     BODY = "body"
+    QUERY = "query"
     RESPONSE = "response"
     HEADER = "header"
 
+
+PASSING = (BodyForm.FORM, BodyForm.STREAM, BodyForm.SESSION)
+"""Bodies that go on as they arrive."""
 
 SUBTREE_METHODS = ("GET", "POST", "DELETE")
 """What a row with a subtree is served under."""
@@ -109,7 +119,7 @@ class EndpointSpec:
     @property
     def flows(self) -> bool:
         """Whether its answers are handed on bit by bit, whether asked for as a stream or not."""
-        return self.usage is UsageForm.SPEECH or self.body in (BodyForm.FORM, BodyForm.STREAM)
+        return self.usage is UsageForm.SPEECH or self.body in PASSING
 
     @property
     def takes_path_alias(self) -> bool:
@@ -242,6 +252,15 @@ ENDPOINTS: tuple[EndpointSpec, ...] = (
         may_stream=True,
         deployment_scoped=True,
         prompt_field="input",
+    ),
+    EndpointSpec(
+        operation="realtime",
+        method="GET",
+        path="/realtime",
+        action=Action.SESSION,
+        body=BodyForm.SESSION,
+        naming=Naming.QUERY,
+        usage=UsageForm.REALTIME,
     ),
     EndpointSpec(operation="list_models", method="GET", path="/models", action=Action.LIST_MODELS),
     EndpointSpec(

@@ -19,6 +19,9 @@ from aisix.core.resources import Alias, ApiKey, Deployment
 from aisix.core.snapshot import Snapshot
 from aisix.errors import GatewayError
 
+SWITCHING_PROTOCOLS = 101
+"""The status of a session."""
+
 
 class Hold(Protocol):
     """What an admitted exchange holds of its limits. Ends exactly once; later calls do nothing."""
@@ -113,7 +116,8 @@ class Payload:
     `document` goes upstream after rewriting; `raw` is what it was read from, for who can edit it
     without a rebuild; b"" for a document that was made otherwise. With a `source` the document
     holds what is known of the body by now: the small fields of a form. `errand` is set when the
-    request is about existing objects."""
+    request is about existing objects. A session's source has no end, and `query` is what of the
+    request's own goes upstream."""
 
     document: dict[str, Any] = field(repr=False)
     requested: str
@@ -122,6 +126,7 @@ class Payload:
     raw: bytes = field(repr=False, default=b"")
     source: BodySource | None = field(repr=False, default=None)
     errand: Errand | None = field(repr=False, default=None)
+    query: tuple[tuple[str, str], ...] = ()
 
     def let_go(self) -> None:
         """No call will be built from it any more: a body can be large, and its answer long."""
@@ -154,7 +159,8 @@ class Exchange:
     """State of one exchange. Stages fill it in order; settlement reads it once.
 
     `seal` makes of an upstream's response id the one that this caller gets to see. `unfinished`:
-    the upstream goes on working behind its answer (a background response).
+    the upstream goes on working behind its answer (a background response). `closed_by`
+    says who ended a session ("caller", "upstream", "gateway"), `close_code` how.
     """
 
     request: InboundRequest
@@ -174,6 +180,8 @@ class Exchange:
     upstream_status: int | None = None
     finish_reason: str | None = None
     unfinished: bool = False
+    closed_by: str | None = None
+    close_code: int | None = None
     attempts: int = 0
     status: int = 0
     error: GatewayError | None = None
@@ -199,7 +207,7 @@ class Exchange:
             return "rate_limited"
         if self.error is not None and self.phase is Phase.ABORTED:
             return "upstream_error"
-        if 200 <= self.status < 400:
+        if 200 <= self.status < 400 or self.status == SWITCHING_PROTOCOLS:
             return "success"
         if 400 <= self.status < 500:
             return "client_error"

@@ -61,6 +61,13 @@ class Reply(Protocol):
     async def write(self, data: bytes) -> None:
         """More of a started answer; returns when it has been handed to the socket."""
 
+    async def switch(self, headers: Mapping[str, str]) -> None:
+        """Agree to another protocol (101): what is written from now on is no HTTP. A departure is
+        not an end of its own any more, see `wait_departed`."""
+
+    async def wait_departed(self) -> None:
+        """Until the caller has gone."""
+
     async def finish(self) -> None:
         """The end of a started answer."""
 

@@ -38,7 +38,7 @@ class RequestBody(Protocol):
 class InboundRequest:
     """A parsed request head and its body source. `path_name` is the alias found in the path, if
     any, `resource` the response id or the rest of the path below a row's own, `query` the undecoded
-    text behind the question mark.
+    text behind the question mark, which may hold a key.
 
     `refusal` is set when the request cannot be served at all (no such route, too large): the
     pipeline raises it, so that it is logged and counted like everything else.

@@ -49,6 +49,8 @@ OWN_HEADERS = frozenset(
         "keep-alive",
         "ocp-apim-subscription-key",
         "proxy-authorization",
+        "sec-websocket-extensions",
+        "sec-websocket-version",
         "te",
         "trailer",
         "transfer-encoding",

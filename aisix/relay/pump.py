@@ -11,20 +11,23 @@ Failures after the commit point are raised like those before; the pipeline tells
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ujson
 
-from aisix.core.endpoints import BodyForm, UsageForm
+from aisix.core.endpoints import Action, BodyForm, UsageForm
 from aisix.core.exchange import Exchange
 from aisix.core.ports import Clock, Meter, Reply, UpstreamAnswer
 from aisix.core.retry_hint import retry_hint_s
-from aisix.errors import UpstreamBroken
+from aisix.core.uplink import Uplink
+from aisix.errors import InternalError, UpstreamBroken
 from aisix.relay.answer import rewrite_answer
 from aisix.relay.document import parse_object
 from aisix.relay.editor import Rewriter, StreamEditor
 from aisix.relay.keepalive import StreamReply, commit
 from aisix.relay.rewrite import StreamRewriter
+from aisix.relay.session import Session, SessionPatience
 from aisix.relay.typed import DIALECTS, TypedRewriter
 
 STREAM_HEADERS: Mapping[str, str] = {
@@ -53,6 +56,7 @@ _PIECE_HEADERS = ("Content-Type", "Content-Encoding")
 _READ_BYTES = 1024 * 1024
 """Of a passing document no more than this is read for its usage."""
 
+_PATIENCE = SessionPatience()
 _LET_END_S = 0.1
 """How long, after the end mark, the upstream's own end is awaited: it saves the connection."""
 
@@ -60,9 +64,12 @@ _LET_END_S = 0.1
 class Relay:
     """Sends answers on in the form the caller asked for."""
 
-    def __init__(self, *, clock: Clock, keepalive_s: float) -> None:
+    def __init__(
+        self, *, clock: Clock, keepalive_s: float, patience: SessionPatience = _PATIENCE
+    ) -> None:
         self._clock = clock
         self._keepalive_s = keepalive_s
+        self._patience = patience
 
     async def relay(
         self,
@@ -82,7 +89,9 @@ class Relay:
         spec = exchange.request.spec
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            if media_type == "text/event-stream" and _asks_for_stream(exchange):
+            if spec.action is Action.SESSION:
+                await self._relay_session(exchange, answer, reply, headers=headers, meter=meter)
+            elif media_type == "text/event-stream" and _asks_for_stream(exchange):
                 out = StreamReply(
                     exchange,
                     reply,
@@ -130,6 +139,30 @@ class Relay:
                 data = b""
             await out.finish()
             answer.let_end(_LET_END_S)
+
+    async def _relay_session(
+        self,
+        exchange: Exchange,
+        answer: UpstreamAnswer,
+        reply: Reply,
+        *,
+        headers: Mapping[str, str],
+        meter: Meter,
+    ) -> None:
+        payload, alias = exchange.payload, exchange.alias
+        if payload is None or not isinstance(payload.source, Uplink):
+            raise InternalError("a stage ran out of order")
+        own_s = (alias.stream_timeout_s or alias.timeout_s) if alias is not None else None
+        session = Session(
+            exchange,
+            answer,
+            reply,
+            uplink=payload.source,
+            meter=meter,
+            clock=self._clock,
+            patience=replace(self._patience, idle_s=own_s) if own_s else self._patience,
+        )
+        await session.run(headers)
 
     async def _relay_document(
         self,

@@ -14,6 +14,7 @@ from aisix.core.request import InboundRequest
 from aisix.routing.form import read_form
 from aisix.routing.passage import pass_body
 from aisix.routing.payload import check_encoding, check_headers, parse_payload
+from aisix.routing.session import parse_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ async def take_in(request: InboundRequest, limits: BodyLimits) -> Payload:
         check_headers(request.headers)
         raw = await request.body.read_all(limits.whole)
         return parse_payload(raw, request.spec, request.path_name)
+    if form is BodyForm.SESSION:
+        return parse_session(request.query)
     if form is BodyForm.NONE:
         stream = request.spec.may_stream and _wants_stream(request.query)
         return Payload(document={}, requested="", stream=stream)

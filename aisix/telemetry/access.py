@@ -131,6 +131,8 @@ def _ended(exchange: Exchange) -> dict[str, Any]:
         "upstream_status": exchange.upstream_status,
         "attempts": exchange.attempts,
         "finish_reason": _word(exchange.finish_reason),
+        "closed_by": exchange.closed_by,
+        "close_code": exchange.close_code,
     }
     alias = exchange.alias
     if alias is not None:
@@ -156,6 +158,8 @@ def _ended_key(exchange: Exchange) -> tuple[object, ...]:
             exchange.upstream_status,
             exchange.attempts,
             exchange.finish_reason,
+            exchange.closed_by,
+            exchange.close_code,
         )
     deployment = exchange.deployment or alias.deployment
     return (
@@ -164,6 +168,8 @@ def _ended_key(exchange: Exchange) -> tuple[object, ...]:
         exchange.upstream_status,
         exchange.attempts,
         exchange.finish_reason,
+        exchange.closed_by,
+        exchange.close_code,
         deployment.provider,
         alias.name,
         None if payload is None else payload.requested,

@@ -12,6 +12,9 @@ from aisix.telemetry import figures
 from aisix.telemetry.labels import Names, Target, dimensions, exchange_target
 from aisix.telemetry.series import Family, Slots, add, observe
 
+INFERENCE = frozenset({Action.RELAY, Action.SESSION})
+"""What a model answers."""
+
 
 @dataclass(slots=True)
 class _Line:
@@ -83,7 +86,7 @@ class Tally:
         if exchange.departed:
             counters.append("aisix_proxy_client_cancelled_requests_total")
         summaries = ["aisix_request_duration_seconds", "aisix_proxy_request_duration_seconds"]
-        inference = exchange.request.spec.action is Action.RELAY
+        inference = exchange.request.spec.action in INFERENCE
         if inference:
             counters.append("aisix_llm_requests_total")
             summaries.append("aisix_llm_request_duration_seconds")

@@ -16,7 +16,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote, urlencode
 
 from aisix import __version__
-from aisix.core.endpoints import OPTED_USAGE, BodyForm, EndpointSpec
+from aisix.core.endpoints import OPTED_USAGE, Action, BodyForm, EndpointSpec
 from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Deadlines, Finding, Route, UpstreamCall, UpstreamTarget
 from aisix.core.resources import ClientCertificate, Credential, Deployment, ResourceKey
@@ -109,7 +109,9 @@ class AzureOpenAI:
                 spec, deployment, payload.errand, token=token, streaming=streaming
             )
         else:
-            target = self._target(spec, deployment, token=token, streaming=streaming)
+            target = self._target(
+                spec, deployment, token=token, streaming=streaming, query=payload.query
+            )
         if spec.body is BodyForm.JSON:
             opted = streaming and spec.usage in OPTED_USAGE
             body = render_body(
@@ -150,7 +152,13 @@ class AzureOpenAI:
         )
 
     def _target(
-        self, spec: EndpointSpec, deployment: Deployment, *, token: str | None, streaming: bool
+        self,
+        spec: EndpointSpec,
+        deployment: Deployment,
+        *,
+        token: str | None,
+        streaming: bool,
+        query: tuple[tuple[str, str], ...] = (),
     ) -> UpstreamTarget:
         """Where and as whom to call. The credential is part of the key, so that a renewed token or
         a changed key is a new target."""
@@ -168,6 +176,7 @@ class AzureOpenAI:
             defaults,
             deployment.ca_cert,
             deployment.verify,
+            query,
         )
         target = self._targets.get(key)
         if target is not None:
@@ -175,7 +184,9 @@ class AzureOpenAI:
             return target
         target = self._targets[key] = UpstreamTarget(
             method=spec.method,
-            url=_url(spec, deployment, spec.path),
+            url=_session_url(spec, deployment, query)
+            if spec.action is Action.SESSION
+            else _url(spec, deployment, spec.path),
             headers=_headers(spec, deployment, token, streaming=streaming),
             streaming=streaming or spec.flows,
             route=Route(ca_cert=deployment.ca_cert, verify=deployment.verify),
@@ -262,27 +273,45 @@ def _headers(
     own = [_authentication(deployment.credential, token)]
     if spec.body is BodyForm.JSON:
         own.append(("Content-Type", "application/json"))
+    if spec.action is not Action.SESSION:
+        own += (("Accept", accept), ("Accept-Encoding", "identity"))
     return (
         *own,
-        ("Accept", accept),
-        ("Accept-Encoding", "identity"),
         ("User-Agent", f"aisix/{__version__}"),
         *(deployment.shaping.default_headers if deployment.shaping is not None else ()),
     )
 
 
 def _url(spec: EndpointSpec, deployment: Deployment, path: str) -> str:
-    # a wildcard alias puts the caller's text into the name: it is not checked before
-    try:
-        if spec is not _MODELS_PROBE:
-            address.check_deployment_name(deployment.name)
-    except FieldError as error:
-        raise UpstreamMisconfigured(f"invalid upstream configuration: {error}") from error
+    if spec is not _MODELS_PROBE:
+        _check_name(deployment)
     if deployment.api_version == address.V1:
         return f"{deployment.api_base}/openai/v1{path}"
     scope = f"/deployments/{deployment.name}" if spec.deployment_scoped else ""
     version = deployment.api_version
     return f"{deployment.api_base}/openai{scope}{path}?api-version={version}"
+
+
+def _session_url(
+    spec: EndpointSpec, deployment: Deployment, query: Sequence[tuple[str, str]]
+) -> str:
+    """Where sessions are opened: the deployment is in the query of both surfaces."""
+    _check_name(deployment)
+    base = deployment.api_base.replace("http", "ws", 1)
+    if deployment.api_version == address.V1:
+        path, named = "/openai/v1", {"model": deployment.name}
+    else:
+        path = "/openai"
+        named = {"api-version": deployment.api_version, "deployment": deployment.name}
+    return f"{base}{path}{spec.path}?{urlencode([*named.items(), *query])}"
+
+
+def _check_name(deployment: Deployment) -> None:
+    # a wildcard alias puts the caller's text into the name: it is not checked before
+    try:
+        address.check_deployment_name(deployment.name)
+    except FieldError as error:
+        raise UpstreamMisconfigured(f"invalid upstream configuration: {error}") from error
 
 
 def _authentication(credential: Credential | None, token: str | None) -> tuple[str, str]:

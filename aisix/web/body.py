@@ -33,6 +33,7 @@ class StreamedBody:
         "_arrival",
         "_error",
         "_held_bytes",
+        "_high_water_bytes",
         "_on_room",
         "_on_wanted",
         "_pieces",
@@ -42,7 +43,8 @@ class StreamedBody:
         "wanted",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, high_water_bytes: int = HIGH_WATER_BYTES) -> None:
+        self._high_water_bytes = high_water_bytes
         self._pieces: deque[bytes] = deque()
         self._held_bytes = 0
         self._swallowed_bytes = 0
@@ -64,7 +66,7 @@ class StreamedBody:
     @property
     def full(self) -> bool:
         """Whether the caller must wait until some of it is read."""
-        return self._held_bytes + _PIECE_BYTES * len(self._pieces) >= HIGH_WATER_BYTES
+        return self._held_bytes + _PIECE_BYTES * len(self._pieces) >= self._high_water_bytes
 
     @property
     def awaited(self) -> bool:

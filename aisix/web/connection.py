@@ -23,8 +23,9 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from aisix.errors import CallerDeparted, RequestTimeout
 from aisix.web.base import ProcessState
+from aisix.web.body import StreamedBody
 from aisix.web.codec import Message, MessageParser
-from aisix.web.intake import Intake
+from aisix.web.intake import READ_BYTES, Intake
 
 NEVER = float("inf")
 
@@ -56,6 +57,8 @@ class WayBack(Protocol):
 
     ended: bool
     departed: bool
+    switched: bool
+    """It is no HTTP any more: whoever runs it hears of the departure without being cancelled."""
 
     def depart(self) -> None:
         """The caller has gone."""
@@ -103,6 +106,7 @@ class Connection:
         self._reading: Future[bytes] | None = None
         self._message: Message | None = None
         self._swallowing: asyncio.Future[None] | None = None
+        self._tunnelled = False
         self._last = False
         self._fresh = True
         self._expired = False
@@ -142,6 +146,21 @@ class Connection:
     def hand_back(self) -> None:
         """Others will use the stream: let it do its own reading."""
         self._intake.hand_back()
+
+    def tunnel(self) -> None:
+        """What the caller sends from now on, without end, is the body of its request: the frames of
+        a WebSocket. Those that it sent ahead are not lost."""
+        message = self._message
+        if message is None:
+            return
+        self._tunnelled = True
+        body = message.body = StreamedBody(high_water_bytes=READ_BYTES)
+        body.connect(on_room=self.watch, on_wanted=_nothing)
+        rest, self._parser.rest = self._parser.rest, b""
+        if rest:
+            body.feed(rest)
+        if not body.full:
+            self.watch()
 
     # ── requests ──
 
@@ -228,6 +247,11 @@ class Connection:
             return
         parser = self._parser
         data = reading.result()
+        if self._tunnelled:
+            message.body.feed(data)
+            if not message.body.full:
+                self.watch()
+            return
         if parser.ended:
             self._ignored_bytes += len(data)
         else:
@@ -274,7 +298,7 @@ class Connection:
             self.way_back.depart()
         if self._swallowing is not None:
             self._end_swallowing()
-        elif self._task is not None:
+        elif self._task is not None and not (self.way_back and self.way_back.switched):
             self._task.cancel()
 
     async def _swallow(self, message: Message) -> None:
@@ -362,3 +386,7 @@ class Connection:
             self._end_swallowing()
         else:
             message.body.fail(RequestTimeout("the body of the request took too long"))
+
+
+def _nothing() -> None:
+    """A session may be silent for as long as it likes."""

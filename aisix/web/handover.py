@@ -28,6 +28,7 @@ class Handover(httputil.HTTPConnection):
         """Tornado reads `remote_ip` and `protocol` of it."""
         self.ended = False
         self.departed = False
+        self.switched = False
         self._connection = connection
         self._message = message
         self._chunked = False

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import tornado.web
 import ujson
 
+from aisix.core.endpoints import Action
 from aisix.core.request import InboundRequest
 from aisix.errors import GatewayError, InternalError, answer_headers, envelope
 from aisix.pipeline import BodyLimits, Pipeline
@@ -21,6 +22,7 @@ from aisix.web.body import SWALLOW_S, body_too_large
 from aisix.web.codec import Message
 from aisix.web.connection import Connection, Patience
 from aisix.web.handover import Handover
+from aisix.web.handshake import check_handshake
 from aisix.web.ops import PROBE_PATHS, probe_routes
 from aisix.web.reply import ConnectionReply
 from aisix.web.routes import Match, Routes
@@ -57,9 +59,12 @@ class ProxyFront:
         if path in PROBE_PATHS and message.refusal is None:
             await self._hand_over(message, connection)
             return
-        if message.upgrade:
-            connection.watch()  # nobody takes the connection over
         match = self.routes.match(message.method, path)
+        refusal = message.refusal or self._refusal(match, message)
+        if message.upgrade and match.spec.action is Action.SESSION and refusal is None:
+            connection.tunnel()
+        elif message.upgrade:
+            connection.watch()  # nobody takes the connection over
         headers = message.headers
         id = given_id(headers, self.accept_request_ids) or self.ids.new()
         reply = ConnectionReply(connection, id)
@@ -75,7 +80,7 @@ class ProxyFront:
             path_name=match.path_name,
             resource=match.resource,
             query=message.query if match.spec.forwards_query else "",
-            refusal=message.refusal or self._refusal(match, message),
+            refusal=refusal,
         )
         try:
             await self.pipeline.run(inbound, reply)
@@ -99,6 +104,8 @@ class ProxyFront:
     def _refusal(self, match: Match, message: Message) -> GatewayError | None:
         if match.refusal is not None:
             return match.refusal
+        if match.spec.action is Action.SESSION:
+            return check_handshake(message)
         limit = self.body_limits.of(match.spec.body)
         if limit and not message.body.complete:
             declared = message.headers.get("content-length")

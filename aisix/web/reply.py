@@ -7,6 +7,7 @@ becomes CallerDeparted wherever it is noticed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
@@ -57,6 +58,7 @@ class ConnectionReply:
 
     __slots__ = (
         "_closing",
+        "_departure",
         "_head_bytes",
         "_ids",
         "_line",
@@ -64,6 +66,7 @@ class ConnectionReply:
         "committed",
         "departed",
         "ended",
+        "switched",
     )
 
     def __init__(self, line: Line, request_id: str) -> None:
@@ -72,20 +75,32 @@ class ConnectionReply:
         self._raw = False
         self._closing = False
         self._head_bytes = b""
+        self._departure: asyncio.Future[None] | None = None
         self.committed = False
         """Whether a status line has been sent."""
         self.departed = False
         """Whether the caller has closed its connection."""
         self.ended = False
         """Whether the end of the answer has been written."""
+        self.switched = False
+        """Whether the connection has changed to another protocol."""
 
     def depart(self) -> None:
         """The connection was closed by the caller."""
         self.departed = True
+        if self._departure is not None and not self._departure.done():
+            self._departure.set_result(None)
+
+    async def wait_departed(self) -> None:
+        """Until the caller has gone. For one waiter."""
+        if not self.departed:
+            self._departure = asyncio.get_running_loop().create_future()
+            await self._departure
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole answer at once."""
-        head = self._head(status, headers, f"Content-Length: {len(body)}\r\n")
+        framing = f"{self._line.connection_header()}Content-Length: {len(body)}\r\n"
+        head = self._head(status, headers, framing)
         self.committed = self.ended = True
         await self._line.write(head if self._line.bodiless else head + body)
 
@@ -96,11 +111,19 @@ class ConnectionReply:
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
         self._raw = self._line.old or length is not None
         self._closing = length is None and self._line.old
-        framing = "" if self._raw else "Transfer-Encoding: chunked\r\n"
+        framing = self._line.connection_header()
         if length is not None:
-            framing = f"Content-Length: {length}\r\n"
+            framing += f"Content-Length: {length}\r\n"
+        elif not self._raw:
+            framing += "Transfer-Encoding: chunked\r\n"
         self._head_bytes = self._head(status, headers, framing)
         self.committed = True
+
+    async def switch(self, headers: Mapping[str, str]) -> None:
+        """Agree to a WebSocket; what is written from now on goes out as it is."""
+        head = self._head(101, headers, "Upgrade: websocket\r\nConnection: Upgrade\r\n")
+        self.committed = self.switched = self._raw = self._closing = True
+        await self._line.write(head)
 
     async def write(self, data: bytes) -> None:
         """More of the answer, handed to the socket when this returns."""
@@ -138,6 +161,5 @@ class ConnectionReply:
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise InternalError("the gateway failed to serve this request", detail="header forged")
         return (
-            f"{_STATUS_LINES[status]}{_date_line(int(time()))}{self._ids}{lines}"
-            f"{self._line.connection_header()}{framing}\r\n"
+            f"{_STATUS_LINES[status]}{_date_line(int(time()))}{self._ids}{lines}{framing}\r\n"
         ).encode("latin-1")

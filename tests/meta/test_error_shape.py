@@ -76,11 +76,22 @@ def failing(error: BaseException) -> dict[str, Any]:
     return {"sent": chat(), "azure": MemoryAnswer(before=[error])}
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
 CASES = {
     # routes and methods
     "no route": Case(request("GET", "/nowhere"), 404, REJECTED, "not_found"),
     "no route with a body": Case(post("/nowhere", b"{}"), 404, REJECTED, "not_found"),
     "wrong method": Case(request("GET", PATH), 405, REJECTED, "method_not_allowed"),
+    "no handshake": Case(request("GET", "/v1/realtime"), 426, REJECTED, "upgrade_required"),
+    "no model for a session": Case(
+        request("GET", "/openai/realtime", headers=HANDSHAKE), 400, REJECTED, REJECTED, "model"
+    ),
     "unknown method": Case(request("BREW", PATH), 400, REJECTED, REJECTED),
     "unknown method elsewhere": Case(request("BREW", "/"), 400, REJECTED, REJECTED),
     "head too large": Case(

@@ -43,6 +43,7 @@ from tests.support.rows import (
 
 RELAYED = [spec for spec in ENDPOINTS if spec.action is Action.RELAY]
 
+OWN = [s for s in ENDPOINTS if s.action in (Action.LIST_MODELS, Action.GET_MODEL)]
 
 def modes(rows: Iterable[EndpointSpec]) -> list[Any]:
     """Each of `rows` whole, and streamed if it may."""
@@ -200,7 +201,7 @@ async def test_answered(spec: EndpointSpec, stream: bool):
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("spec", [s for s in ENDPOINTS if s.action is not Action.RELAY], ids=str)
+@pytest.mark.parametrize("spec", OWN, ids=lambda spec: spec.operation)
 async def test_answered_by_the_gateway_itself(spec: EndpointSpec):
     harness = Harness()
     exchange, reply = await harness.run(spec)

@@ -138,6 +138,12 @@ class FrontCaller:
             assert await self._receive(), f"closed before {count} bytes: {bytes(self._held)!r}"
         return self._take(count)
 
+    async def some(self) -> bytes:
+        """What has come and is not read yet, or what comes next; b"" at the end."""
+        if not self._held:
+            await self._receive()
+        return self._take(len(self._held))
+
     async def rest(self) -> bytes:
         """All that comes before the other side closes."""
         while await self._receive():

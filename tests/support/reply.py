@@ -22,6 +22,8 @@ class RecordingReply:
         self.finished = False
         self.aborted = False
         self.departed = False
+        self.switched = False
+        self.left = asyncio.Event()
         self.wrote = asyncio.Event()
         self.readable = asyncio.Event()
         self.readable.set()
@@ -45,7 +47,8 @@ class RecordingReply:
     def leave(self) -> None:
         """Hang up."""
         self.departed = True
-        if self.task is not None:
+        self.left.set()
+        if self.task is not None and not self.switched:
             self.task.cancel()
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -63,6 +66,15 @@ class RecordingReply:
         assert not self.committed, "a second head"
         self.status = status
         self.headers = {name.lower(): value for name, value in headers.items()}
+
+    async def switch(self, headers: Mapping[str, str]) -> None:
+        """Another protocol."""
+        await self.start(101, headers)
+        self.switched = True
+
+    async def wait_departed(self) -> None:
+        """Until `leave`."""
+        await self.left.wait()
 
     async def write(self, data: bytes) -> None:
         """More of the answer."""

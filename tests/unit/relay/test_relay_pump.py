@@ -123,6 +123,12 @@ class RecordedReply:
     def body(self) -> bytes:
         return b"".join(self.writes)
 
+    async def switch(self, headers: Mapping[str, str]) -> None:
+        await self.start(101, headers)
+
+    async def wait_departed(self) -> None:
+        await asyncio.Event().wait()
+
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         await self.start(status, headers)
         await self.write(body)
