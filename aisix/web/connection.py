@@ -25,7 +25,7 @@ from aisix.errors import CallerDeparted, RequestTimeout
 from aisix.web.base import ProcessState
 from aisix.web.body import StreamedBody
 from aisix.web.codec import Message, MessageParser
-from aisix.web.intake import READ_BYTES, Intake
+from aisix.web.intake import Intake
 
 NEVER = float("inf")
 
@@ -154,7 +154,7 @@ class Connection:
         if message is None:
             return
         self._tunnelled = True
-        body = message.body = StreamedBody(high_water_bytes=READ_BYTES)
+        body = message.body = StreamedBody(high_water_bytes=1)  # one piece at a time
         body.connect(on_room=self.watch, on_wanted=_nothing)
         rest, self._parser.rest = self._parser.rest, b""
         if rest:

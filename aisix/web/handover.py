@@ -1,4 +1,4 @@
-"""Lets a Tornado `Application` answer on a connection of ours: probes, and later WebSockets. I/O.
+"""Lets a Tornado `Application` answer on a connection of ours: the probes. I/O.
 
 Implements `httputil.HTTPConnection`, which is all that handlers know of a server. Only small
 requests come this way: the body is read whole before the handler runs.

@@ -1,7 +1,7 @@
 """From a request on a connection to the pipeline: every path, every method, one way.
 
 The pipeline starts as soon as the head has arrived, so that a refusal need not wait for the body.
-Only what belongs to Tornado's `Application` (probes, WebSockets) is handed over to it.
+Only what belongs to Tornado's `Application` (probes) is handed over to it.
 """
 
 from __future__ import annotations

@@ -169,7 +169,8 @@ def test_a_session_crosses_tls_on_both_sides(tmp_path: Path) -> None:
                 model=alias, websocket_connection_options=options
             ) as connection,
         ):
-            connection.session.update(session={"type": "realtime", "modalities": ["text"]})
+            quiet: Any = {"type": "realtime", "modalities": ["text"]}
+            connection.session.update(session=quiet)
             connection.input_audio_buffer.append(audio="A" * 300_000)
             connection.response.create()
             said = 0

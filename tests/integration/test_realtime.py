@@ -18,7 +18,7 @@ from aisix.simulator.server import Simulator
 from aisix.transport.body import HIGH_WATER_BYTES
 from tests.support.azure import azure
 from tests.support.frames import BINARY, CLOSE, PING, TEXT, Frame, close, text
-from tests.support.front import until
+from tests.support.front import request, until
 from tests.support.pipeline import CALLER_TOKEN, ENTRA
 from tests.support.raw_server import RawConnection, raw_server
 from tests.support.sessions import (
@@ -351,6 +351,17 @@ async def test_a_post_is_told_to_get():
         await caller.raw.send(b"POST /v1/realtime HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         answer = await caller.raw.answer()
         assert (answer.status, answer.headers["allow"]) == (405, "GET")
+        await proxy.settled()
+
+
+@pytest.mark.gen_test
+async def test_an_old_caller_is_told_that_it_is_too_old():
+    async with talk() as (_, proxy, caller):
+        fields = {name.lower(): value for name, value in HANDSHAKE.items()}
+        target = f"/v1/realtime?model={ALIAS}"
+        await caller.raw.send(request("GET", target, headers=fields, version="1.0"))
+        answer = await caller.raw.answer()
+        assert (answer.status, "HTTP/1.1" in answer.error["message"]) == (400, True)
         await proxy.settled()
 
 

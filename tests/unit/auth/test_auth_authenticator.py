@@ -8,7 +8,7 @@ import pytest
 from tornado.httputil import HTTPHeaders
 
 from aisix.auth.authenticator import Authenticator
-from aisix.auth.tokens import caller_token, hash_token
+from aisix.auth.tokens import caller_token, hash_token, session_token
 from aisix.core.endpoints import ENDPOINTS
 from aisix.core.request import InboundRequest
 from aisix.core.resources import ApiKey
@@ -115,3 +115,28 @@ def test_a_key_is_good_until_strictly_past_its_expiry():
 
 def test_no_repr_shows_the_hash():
     assert hash_token("sk-good") not in repr(snapshot())
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "token"),
+    [
+        ({"Sec-WebSocket-Protocol": "realtime, openai-insecure-api-key.sk-1"}, "", "sk-1"),
+        ({"Sec-WebSocket-Protocol": "openai-insecure-api-key."}, "api-key=sk-2", None),
+        ({"Sec-WebSocket-Protocol": "realtime"}, "model=x&api-key=sk%2D2", "sk-2"),
+        ({}, "api-key=%20", None),
+        ({}, "apikey=sk-2", None),
+        ({"Authorization": "Basic x"}, "api-key=sk-2", None),
+        ({}, "", None),
+    ],
+)
+def test_where_a_browsers_token_comes_from(headers, query, token):
+    assert session_token(HTTPHeaders(headers), query) == token
+
+
+def test_only_sessions_look_there():
+    asked = request({})
+    asked.query = "api-key=sk-good"
+    with pytest.raises(Unauthenticated):
+        Authenticator(FixedClock()).authenticate(asked, snapshot())
+    asked.spec = next(spec for spec in ENDPOINTS if spec.operation == "realtime")
+    assert Authenticator(FixedClock()).authenticate(asked, snapshot()).id == "k1"

@@ -12,6 +12,7 @@ from aisix.core.endpoints import ENDPOINTS, Action, BodyForm, EndpointSpec, Nami
 from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Adapter, Deadlines
 from aisix.core.resources import ClientSecret, Deployment, ResourceKey
+from aisix.core.uplink import Uplink
 from aisix.errors import BadRequest, CredentialUnusable, FieldError, UpstreamMisconfigured
 from aisix.upstream.azure import AzureOpenAI
 
@@ -417,3 +418,81 @@ def test_an_address_of_a_metadata_service_is_no_api_base_unless_it_is_allowed(wr
 @pytest.mark.parametrize("written", ["http://127.0.0.1:8080", "http://10.0.0.4", "http://[::1]:1"])
 def test_loopback_and_private_addresses_are_an_api_base(written):
     assert azure.parse_api_base(written) == written
+
+
+# ── sessions ──
+
+REALTIME = next(spec for spec in ENDPOINTS if spec.action is Action.SESSION)
+
+
+def session(*, query=(), token=None, forward=(), **changes):
+    payload = Payload(
+        document={}, requested="alias", stream=True, source=Uplink(), query=tuple(query)
+    )
+    call = azure.build_call(
+        REALTIME,
+        make_deployment(**changes),
+        payload=payload,
+        inject_stream_options=True,
+        token=token,
+        forward=forward,
+        deadlines=Deadlines(),
+    )
+    assert isinstance(call.body, Uplink)
+    assert call.target.is_tunnel
+    return call
+
+
+@pytest.mark.parametrize(
+    ("changes", "url"),
+    [
+        (
+            {"api_version": "2025-04-01-preview"},
+            "wss://acme-west.openai.azure.com/openai/realtime"
+            "?api-version=2025-04-01-preview&deployment=gpt4o-prod",
+        ),
+        (
+            {"api_version": "v1"},
+            "wss://acme-west.openai.azure.com/openai/v1/realtime?model=gpt4o-prod",
+        ),
+        (
+            {"api_version": "v1", "api_base": "http://127.0.0.1:8080/http"},
+            "ws://127.0.0.1:8080/http/openai/v1/realtime?model=gpt4o-prod",
+        ),
+        (
+            {"api_version": "v1", "query": [("intent", "transcription")]},
+            "wss://acme-west.openai.azure.com/openai/v1/realtime"
+            "?model=gpt4o-prod&intent=transcription",
+        ),
+    ],
+)
+def test_a_session_has_its_deployment_in_the_query(changes, url):
+    assert session(**changes).target.url == url
+
+
+def test_a_session_carries_one_credential_and_no_content_headers():
+    names = {name.lower() for name, _ in every_header(session())}
+    assert names == {"api-key", "user-agent"}
+    call = session(credential=APP, token="t-1")
+    assert header(call, "authorization") == "Bearer t-1"
+    assert header(call, "api-key") is None
+
+
+def test_a_session_forwards_the_nonce_but_nothing_that_is_the_connections():
+    forward = [
+        ("Sec-WebSocket-Key", "nonce"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate"),
+        ("Sec-WebSocket-Version", "8"),
+        ("Connection", "Upgrade"),
+    ]
+    assert session(forward=forward).headers == [("Sec-WebSocket-Key", "nonce")]
+
+
+def test_sessions_of_one_kind_share_a_target():
+    assert session().target is session().target
+    assert session(query=[("intent", "transcription")]).target is not session().target
+
+
+def test_a_session_needs_a_deployment_name_too():
+    with pytest.raises(UpstreamMisconfigured):
+        session(name="a/b")
