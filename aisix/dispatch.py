@@ -380,6 +380,7 @@ def _sealed(message: str, seal: Callable[[str], str]) -> str:
     """`message` with the ids of responses as the caller knows them."""
     return _RESPONSE_ID.sub(lambda found: seal(found[0]), message)
 
+
 def _handshake(exchange: Exchange) -> list[tuple[str, str]]:
     """What of the caller's opening handshake the upstream is asked with: its nonce, so that the
     answer to it is the upstream's own, and its subprotocols but for the key."""

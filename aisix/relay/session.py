@@ -110,7 +110,11 @@ class Session:
             tasks = (self._down_task, self._up_task, self._departure)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for error in await asyncio.gather(*tasks, return_exceptions=True):
+                if error is not None:
+                    error.__traceback__ = None
+            # a failed task, and what it failed with, hold the frames of the failure, which hold us
+            del self._down_task, self._up_task, self._departure
 
     async def _talk(self) -> None:
         """Until both directions have ended, one way or another."""

@@ -29,8 +29,8 @@ class Upload:
         """Monotonic second at which libcurl last took some of it."""
         self._now = now
         self._source = source
-        self._resume = resume
-        self._fail = fail
+        self._resume: Callable[[], None] = resume
+        self._fail: Callable[[Exception], None] = fail
         self._piece = memoryview(b"")
         self._ended = False
         self._closed = False
@@ -57,12 +57,13 @@ class Upload:
         return pycurl.READFUNC_PAUSE
 
     async def stop(self) -> None:
-        """End the feeder and the source, wherever they are. Idempotent."""
-        task = self._task
+        """End the feeder and the source, wherever they are. Idempotent. No cycle outlives it."""
+        task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
         await self._close_source()  # the feeder may never have begun
+        self._resume = self._fail = _nothing  # the transfer owns us
 
     async def _feed(self) -> None:
         try:
@@ -91,3 +92,7 @@ class Upload:
             # cleared first: libcurl may read, and pause, inside the call
             self._waiting = False
             self._resume()
+
+
+def _nothing(_error: Exception | None = None) -> None:
+    """There is nobody to tell any more."""

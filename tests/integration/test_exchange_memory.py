@@ -16,23 +16,30 @@ import pytest
 from aisix.core.exchange import Exchange, Payload, Timings
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.core.request import InboundRequest
+from aisix.core.uplink import Uplink
+from aisix.relay.frames import FrameFollower
+from aisix.relay.session import Session
 from aisix.transport.body import BodyBuffer
 from aisix.transport.transfer import Transfer
+from aisix.transport.upload import Upload
 from aisix.web.body import StreamedBody
 from aisix.web.codec import Message
 from aisix.web.reply import ConnectionReply
+from tests.support.azure import azure
 from tests.support.builders import CHAT
 from tests.support.front import post, serve_proxy
 from tests.support.pipeline import Harness
 from tests.support.raw_server import CHUNKED_HEAD, LAST_CHUNK, RawConnection, chunk, raw_server
 from tests.support.rows import DONE, delta, good_answer, good_body, refused, streamed
+from tests.support.sessions import session_proxy
 from tests.support.transports import curl_transport
 
 PATH = "/v1/chat/completions"
 OF_AN_EXCHANGE = (
     *(Exchange, Payload, Timings, InboundRequest),
     *(Message, StreamedBody, ConnectionReply),
-    *(UpstreamCall, Transfer, BodyBuffer),
+    *(UpstreamCall, Transfer, BodyBuffer, Upload),
+    *(Session, FrameFollower, Uplink),
 )
 
 
@@ -95,6 +102,45 @@ async def test_a_caller_that_leaves_leaves_nothing_behind():
         await front.idle()
         forget(harness)
         assert alive() - before == {}
+
+
+@pytest.mark.parametrize(
+    "ending", ["closed", "left", "reset", "closed and left", "refused", "cut", "shut down"]
+)
+@pytest.mark.gen_test
+async def test_a_session_leaves_nothing_behind(ending: str):
+    before = alive()
+    script = {"refused": "err429", "cut": "cut2"}.get(ending, "n2")
+    async with azure(script=script) as simulator, session_proxy(simulator.url) as proxy:
+        for count in (1, 2, 3):
+            async with proxy.caller() as caller:
+                if ending == "refused":
+                    await caller.ask()
+                    await caller.raw.answer()
+                    continue
+                await caller.open()
+                await caller.say({"type": "response.create"})
+                if ending == "closed":
+                    await caller.hang_up()
+                elif ending == "reset":
+                    caller.raw.reset()
+                elif ending == "closed and left":
+                    await caller.send_close(1000)
+                elif ending in ("cut", "shut down"):
+                    await caller.event("session.created")
+                    if ending == "shut down":
+                        proxy.front.state.abort_all()
+                    code = await caller.closed()
+                    await caller.send_close(code)
+                    await caller.raw.rest()
+            await proxy.settled(count)
+        await proxy.front.idle()
+        started = proxy.recorder.started
+        proxy.recorder.ended.clear()
+        proxy.recorder.newest = None
+        proxy.log.lines.clear()
+        assert alive() - before == {}
+        proxy.recorder.started -= started
 
 
 @pytest.mark.parametrize("ending", ["whole", "left"])

@@ -45,6 +45,7 @@ RELAYED = [spec for spec in ENDPOINTS if spec.action is Action.RELAY]
 
 OWN = [s for s in ENDPOINTS if s.action in (Action.LIST_MODELS, Action.GET_MODEL)]
 
+
 def modes(rows: Iterable[EndpointSpec]) -> list[Any]:
     """Each of `rows` whole, and streamed if it may."""
     return [
