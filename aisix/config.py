@@ -644,7 +644,7 @@ class Upstream:
     )
     stream_timeout_ms: int = field(
         default=300_000,
-        metadata=_as(_MS, "Longest gap between two pieces of a stream. 0 = none.", "ms"),
+        metadata=_as(_MS, "Longest gap in a stream or a realtime session. 0 = none.", "ms"),
     )
     timeout_ms: int = field(
         default=600_000,
