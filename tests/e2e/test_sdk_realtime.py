@@ -4,8 +4,10 @@ blocking and async, one worker and two, plain and over TLS; and how they end wit
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.process import CALLER_KEY, Stand, stand
+from tests.support.process import CALLER_KEY, ROOT, Stand, stand
 from tests.support.tls import make_certificate
 from tests.support.workers import crowd
 
@@ -110,6 +112,37 @@ def test_the_async_sdk_converses(crew: Stand, kind: str) -> None:
             assert kinds.count("response.output_audio.delta") == 2
 
     asyncio.run(talk())
+
+
+def in_a_browser(bench: Stand, key: str, alias: str) -> dict[str, Any]:
+    """What a browser's WebSocket has seen."""
+    done = subprocess.run(
+        [
+            *("node", "--no-warnings", "--experimental-websocket", "tests/data/js/browser.mjs"),
+            *(ws(bench, f"/v1/realtime?model={alias}"), key),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+@pytest.mark.service("node")
+def test_a_browser_converses_with_its_key_as_a_subprotocol(crew: Stand) -> None:
+    alias = crew.alias("rt-n1", api_version=DATED)
+    seen = in_a_browser(crew, CALLER_KEY, alias)
+    assert (seen["protocol"], seen["extensions"], seen["model"]) == ("realtime", "", alias)
+    assert "response.audio.delta" in seen["events"]
+    assert (seen["code"], seen["wasClean"]) == (4321, True)
+    assert in_a_browser(crew, "sk-wrong", alias)["failed"]
+    record = crew.azure.requests(operation="realtime", deployment="rt-n1")[-1]
+    assert record["close_code"] == 4321
+    assert CALLER_KEY not in json.dumps(record)
 
 
 def test_a_session_is_counted_and_logged_once(tmp_path: Path) -> None:
