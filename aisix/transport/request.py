@@ -179,6 +179,7 @@ def set_target(curl: pycurl.Curl, target: UpstreamTarget, wire: Wire) -> None:
     if target.is_tunnel:
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.WS_OPTIONS, pycurl.WS_RAW_MODE)
+        curl.setopt(pycurl.HTTPPROXYTUNNEL, 1)  # a proxy need not know what a WebSocket is
 
 
 def set_body(setopt: SetOption, method: str, body: bytes) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
 from aisix.core.ports import Deadlines, UpstreamCall, UpstreamTarget
 from aisix.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from aisix.transport.body import HIGH_WATER_BYTES
+from aisix.transport.request import Proxy
+from tests.support.proxy import forward_proxy
 from tests.support.raw_server import RawConnection, raw_server
+from tests.support.tls import local_tls
 from tests.support.transports import curl_transport, wired
 
 plain_and_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -292,6 +296,30 @@ async def test_deadlines_hold_for_the_handshake():
         with pytest.raises(UpstreamUnreachable):
             async with transport.open(tunnel(server.url(), Source())):
                 pass
+
+
+@plain_and_tls
+@pytest.mark.gen_test
+async def test_a_proxy_is_asked_to_connect_and_sees_nothing_else(tls: bool):
+    async def serve(connection: RawConnection) -> None:
+        await connection.head()
+        await connection.send(SWITCHED)
+        assert await connection.receive(2) == b"up"
+        await connection.send(b"down")
+
+    async with AsyncExitStack() as stack:
+        context, ca_file = stack.enter_context(local_tls()) if tls else (None, None)
+        server = await stack.enter_async_context(raw_server(serve, tls=context))
+        proxy = await stack.enter_async_context(forward_proxy(server.port))
+        transport = await stack.enter_async_context(
+            curl_transport(proxy=Proxy(proxy.url), ca_file=ca_file)
+        )
+        call = tunnel(server.url("/rt"), Source(b"up"))
+        async with transport.open(call) as answer:
+            assert await everything(answer) == b"down"
+        (asked,) = proxy.seen
+    assert (asked.method, asked.target) == ("CONNECT", f"127.0.0.1:{server.port}")
+    assert "api-key" not in asked.headers
 
 
 @pytest.mark.gen_test
