@@ -30,6 +30,7 @@ from aisix.errors import (
     NotFound,
     Overloaded,
     Unauthenticated,
+    UpstreamBroken,
     UpstreamTimeout,
     UpstreamUnreachable,
     answer_headers,
@@ -217,6 +218,8 @@ class Pipeline:
         exchange.error = error
         if exchange.usage is not None and not _delivered(exchange.usage):
             exchange.usage = None
+        if isinstance(error, UpstreamBroken) and error.kind == "in_band":
+            exchange.unfinished = False  # by the upstream's own word
         try:
             if not reply.committed:
                 exchange.status = error.status

@@ -38,19 +38,22 @@ class UsageMeter:
         self._counts = spec.counts
         self._reported: Usage | None = None
         self._text_bytes = 0
+        self._background = False
         self.served_model: str | None = None
         self.finish_reason: str | None = None
 
     @property
     def unfinished(self) -> bool:
-        """Whether the answer was given before the work was done: a background response."""
-        return self._counts and self.finish_reason in _UNFINISHED
+        """Whether the work goes on behind the answer: a background response. Any other that is left
+        in the middle is given up by the upstream."""
+        return self._counts and self._background and self.finish_reason in _UNFINISHED
 
     def observe(self, document: Mapping[str, Any], /) -> None:
         """Take in one JSON answer, or the JSON of one stream event."""
         response = document.get("response")
+        streamed = isinstance(response, dict)  # an event about a whole response
         if isinstance(response, dict):
-            document = response  # an event about a whole response
+            document = response
         if self.served_model is None:
             model = document.get("model")
             if isinstance(model, str) and model:
@@ -66,7 +69,7 @@ class UsageMeter:
         if isinstance(choices, list):
             self._observe_choices(choices)
         elif self._form in _TYPED:
-            self._observe_typed(document)
+            self._observe_typed(document, streamed=streamed)
 
     def observe_text(self, size_bytes: int, /) -> None:
         """Take in so many more bytes of UTF-8 that the model wrote."""
@@ -97,10 +100,12 @@ class UsageMeter:
                 if self._reported is None:
                     self._text_bytes += _choice_bytes(choice)
 
-    def _observe_typed(self, document: Mapping[str, Any]) -> None:
+    def _observe_typed(self, document: Mapping[str, Any], *, streamed: bool) -> None:
         status = document.get("status")
         if isinstance(status, str) and document.get("object") == "response":
             self.finish_reason = status
+            # a whole answer that is not done can be nothing else
+            self._background = document.get("background", not streamed) is True
         if self._reported is not None:
             return
         kind = document.get("type")

@@ -242,3 +242,18 @@ def test_a_background_response_is_unfinished_until_it_ends() -> None:
         spec=created,
     )
     assert (done.unfinished, done.finish_reason) == (False, "completed")
+
+
+def begun(background: Any) -> dict[str, Any]:
+    response = {"object": "response", "status": "in_progress", "background": background}
+    return {"type": "response.in_progress", "response": response}
+
+
+@pytest.mark.parametrize(
+    ("background", "unfinished"), [(True, True), (False, False), (None, False)]
+)
+def test_a_broken_stream_is_unfinished_only_of_a_background_response(
+    background: Any, unfinished: bool
+) -> None:
+    """The upstream ends what nobody listens to, unless it was told to go on."""
+    assert metered(begun(background), spec=SPECS["create_response"]).unfinished is unfinished
