@@ -9,7 +9,7 @@ from aisix.core.endpoints import EndpointSpec, Naming, UsageForm
 from aisix.core.exchange import Errand, Exchange, Payload
 from aisix.core.resources import Alias, ApiKey, Deployment
 from aisix.errors import Forbidden
-from aisix.routing.affinity import PREVIOUS, Affinity, Origin, follow, locate
+from aisix.routing.affinity import PREVIOUS, Affinity, follow, locate, place_of
 from aisix.routing.resolver import ALIAS_HEADER, meant, resolve
 
 
@@ -47,8 +47,8 @@ class Addressing:
             payload.errand = Errand(request.method, request.resource, request.query)
         alias, deployment = resolve(snapshot, caller, payload.requested)
         if spec.usage is UsageForm.RESPONSE:
-            deployment = self._go_on(exchange, caller, payload, alias=alias, deployment=deployment)
-            self._set_seal(exchange, caller, payload.requested, alias=alias, deployment=deployment)
+            self._go_on(exchange, caller, payload, alias=alias, deployment=deployment)
+            return
         exchange.alias, exchange.deployment = alias, deployment
 
     def _find_response(self, exchange: Exchange, caller: ApiKey, payload: Payload) -> None:
@@ -60,7 +60,8 @@ class Addressing:
             request = exchange.request
             payload.errand = Errand(request.method, origin.id, request.query)
         exchange.alias, exchange.deployment = alias, deployment
-        self._set_seal(exchange, caller, payload.requested, alias=alias, deployment=deployment)
+        place = place_of(alias, deployment, payload.requested)
+        exchange.seal = self._seals(exchange).sealer(place, caller, named=origin, shown=shown)
 
     def _go_on(
         self,
@@ -70,30 +71,21 @@ class Addressing:
         *,
         alias: Alias,
         deployment: Deployment,
-    ) -> Deployment:
-        """Where a new response is made: beside the one it goes on from, if any."""
+    ) -> None:
+        """A new response is made beside the one it goes on from, if any."""
         previous = payload.document.get(PREVIOUS)
-        if not isinstance(previous, str):
-            return deployment
-        origin = self._seals(exchange).open(previous, caller)
-        deployment = follow(origin, alias, deployment, exchange.snapshot, shown=previous)
+        origin = None
+        shown = ""
+        if isinstance(previous, str):
+            shown = previous
+            origin = self._seals(exchange).open(previous, caller)
+            deployment = follow(origin, alias, deployment, exchange.snapshot, shown=previous)
         if origin is not None:
             payload.document[PREVIOUS] = origin.id
             payload.raw = b""  # it says something else now
-        return deployment
-
-    def _set_seal(
-        self,
-        exchange: Exchange,
-        caller: ApiKey,
-        requested: str,
-        *,
-        alias: Alias,
-        deployment: Deployment,
-    ) -> None:
-        seals = self._seals(exchange)
-        place = (deployment.provider_key_id, alias.id, requested, deployment.name)
-        exchange.seal = lambda id: seals.seal(Origin(*place, id), caller)
+        exchange.alias, exchange.deployment = alias, deployment
+        place = place_of(alias, deployment, payload.requested)
+        exchange.seal = self._seals(exchange).sealer(place, caller, named=origin, shown=shown)
 
     def _seals(self, exchange: Exchange) -> Affinity:
         key = exchange.snapshot.seal_key

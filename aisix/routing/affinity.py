@@ -2,8 +2,8 @@
 
 A response is stored at the resource that made it, and what follows it must go there (`GET`,
 `previous_response_id`), whichever worker or replica serves it and whenever. So the id that a caller
-gets is sealed: it holds the resource, alias, deployment and the upstream's own id, encrypted and
-authenticated by AES-SIV (RFC 5297) together with the caller key's id. The same id
+gets is sealed: it holds the resource, alias, deployment, api-version and the upstream's own id,
+encrypted and authenticated by AES-SIV (RFC 5297) together with the caller key's id. The same id
 seals to the same text, so that it can be compared, and nothing needs to be stored. Another caller
 key, or a changed letter, opens nothing.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 
 from aisix.core.resources import Alias, ApiKey, Deployment
@@ -26,18 +27,19 @@ PREVIOUS = "previous_response_id"
 
 _LABEL = b"aisix response ids 1"
 _SEPARATOR = "\0"
-_PARTS = 5
+_PARTS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a response was made. `requested` is the name the caller asked for then (an alias, or
-    what a wildcard matched), `id` the upstream's own."""
+    what a wildcard matched), `api_version` that of then, `id` the upstream's own."""
 
     provider_key_id: str
     alias_id: str
     requested: str
     deployment_name: str
+    api_version: str
     id: str
 
 
@@ -57,6 +59,19 @@ class Affinity:
         sealed = self._siv.encrypt(text.encode(), [caller.id.encode()])
         return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
+    def sealer(
+        self, place: Origin, caller: ApiKey, *, named: Origin | None, shown: str
+    ) -> Callable[[str], str]:
+        """Seals the ids of responses at `place`. The one that the request `named` comes back as it
+        was `shown`, whatever has become of its model since."""
+
+        def seal(id: str) -> str:
+            if named is not None and id == named.id:
+                return shown
+            return self.seal(replace(place, id=id), caller)
+
+        return seal
+
     def open(self, id: str, caller: ApiKey) -> Origin | None:
         """Where the response with this id was made; None when `caller` was never given it."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
@@ -70,6 +85,18 @@ class Affinity:
         except (binascii.Error, ValueError, InvalidTag):
             return None
         return Origin(*parts) if len(parts) == _PARTS else None
+
+
+def place_of(alias: Alias, deployment: Deployment, requested: str) -> Origin:
+    """Where the responses of a request are made; their ids are still to come."""
+    return Origin(
+        deployment.provider_key_id,
+        alias.id,
+        requested,
+        deployment.name,
+        deployment.api_version,
+        id="",
+    )
 
 
 def locate(
@@ -118,8 +145,12 @@ def follow(
 
 
 def _home(origin: Origin, alias: Alias, snapshot: Snapshot) -> Deployment | None:
-    """The deployment that made a response, by today's address and credential of its resource."""
+    """The deployment that made a response, by today's address and credential of its resource. The
+    alias's own api-version holds for as long as it leads there; who else would know one that has
+    responses?"""
     if alias.deployment.provider_key_id == origin.provider_key_id:
         return replace(alias.deployment, name=origin.deployment_name)
     home = snapshot.homes.get(origin.provider_key_id)
-    return None if home is None else replace(home, name=origin.deployment_name)
+    if home is None:
+        return None
+    return replace(home, name=origin.deployment_name, api_version=origin.api_version)

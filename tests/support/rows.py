@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aisix.core.endpoints import BodyForm, EndpointSpec, Naming, UsageForm
 from aisix.core.resources import Alias, ApiKey
-from aisix.routing.affinity import Affinity, Origin
+from aisix.routing.affinity import Affinity, place_of
 from aisix.transport.memory import MemoryAnswer, Step
 
 ALIAS = "gpt-4o-azure"
@@ -34,8 +35,8 @@ TEXTUAL = (UsageForm.CHAT, UsageForm.COMPLETION, UsageForm.RESPONSE, UsageForm.T
 def sealed(alias: Alias, key: ApiKey, id: str = RESPONSE_ID, *, seal_key: bytes = b"") -> str:
     """The id that `key` sees of a response that `alias` made."""
     deployment = alias.deployment
-    origin = Origin(deployment.provider_key_id, alias.id, alias.name, deployment.name, id)
-    return Affinity(seal_key).seal(origin, key)
+    place = place_of(alias, deployment, alias.name)
+    return Affinity(seal_key).seal(replace(place, id=id), key)
 
 
 def good_body(spec: EndpointSpec, *, stream: bool = False) -> dict[str, Any]:

@@ -23,7 +23,7 @@ EAST = make_deployment(name="east-4o", provider_key_id="east")
 ALIAS = make_alias(id="m-1", name="gpt-4o", deployment=WEST)
 BESIDE = make_alias(id="m-2", name="gpt-4o-mini", deployment=replace(WEST, name="west-mini"))
 AWAY = make_alias(id="m-3", name="gpt-away", deployment=EAST)
-ORIGIN = Origin("west", "m-1", "gpt-4o", "west-4o", "resp_abc123")
+ORIGIN = Origin("west", "m-1", "gpt-4o", "west-4o", WEST.api_version, "resp_abc123")
 SEAL_KEY = b"a key of the store"
 SEALS = Affinity(SEAL_KEY)
 ID = SEALS.seal(ORIGIN, KEY)
@@ -115,6 +115,25 @@ def test_a_read_goes_there_although_the_model_leads_elsewhere_by_now():
     found = read(ID, of=snapshot(moved))
     assert found.alias == moved
     assert found.deployment == WEST
+
+
+def test_a_read_of_the_resource_left_is_of_the_version_that_made_it():
+    """The provider key's own version, which is a home's, may know no responses."""
+    newer = replace(ORIGIN, api_version="v1")
+    found = read(SEALS.seal(newer, KEY), of=snapshot(replace(ALIAS, deployment=EAST)))
+    assert found.deployment == replace(WEST, api_version="v1")
+
+
+def test_an_id_stays_as_it_was_shown_when_its_model_changes():
+    changed = snapshot(replace(ALIAS, deployment=replace(WEST, api_version="v1")), BESIDE)
+    for found in (
+        read(ID, of=changed),
+        create(ID, of=changed),
+        create(ID, of=changed, model="gpt-4o-mini"),
+    ):
+        assert found.seal is not None
+        assert found.seal("resp_abc123") == ID
+        assert found.seal("resp_new") != ID
 
 
 @pytest.mark.parametrize(
