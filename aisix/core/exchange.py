@@ -195,7 +195,7 @@ class Exchange:
 
     @property
     def streaming(self) -> bool:
-        """Whether the caller asked for a stream."""
+        """Whether the caller asked for a stream, as far as it gets one."""
         return self.payload is not None and self.payload.stream
 
     @property

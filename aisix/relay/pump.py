@@ -52,6 +52,7 @@ _JSON_ONLY = frozenset(
 )
 """These answer in JSON, whatever a front door calls it."""
 
+NO_CONTENT = 204
 _PIECE_HEADERS = ("Content-Type", "Content-Encoding")
 _READ_BYTES = 1024 * 1024
 """Of a passing document no more than this is read for its usage."""
@@ -86,7 +87,6 @@ class Relay:
         CallerDeparted.
         """
         exchange.timings.upstream_first_byte = answer.first_byte_at
-        spec = exchange.request.spec
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             if spec.action is Action.SESSION:
@@ -101,9 +101,7 @@ class Relay:
                 )
                 del headers  # the stream may be long, and silent
                 await self._relay_stream(exchange, answer, out, meter=meter)
-            elif spec.body is BodyForm.STREAM or not (
-                _is_json(media_type) or spec.usage in _JSON_ONLY
-            ):
+            elif _passes(exchange, answer, media_type):
                 await self._relay_pieces(exchange, answer, reply, headers=headers, meter=meter)
             else:
                 await self._relay_document(exchange, answer, reply, headers=headers, meter=meter)
@@ -206,13 +204,16 @@ class Relay:
         meter: Meter,
     ) -> None:
         """Anything else passes as it comes; of a JSON document the usage is read on the way."""
+        if exchange.payload is not None:
+            exchange.payload.stream = False  # there are no events, whatever was asked for
         piece = await answer.read()
         media_type = answer.headers.get("content-type", "")
         named = {name: answer.headers.get(name.lower(), "") for name in _PIECE_HEADERS}
         headers = {**headers, **{name: value for name, value in named.items() if value}}
         commit(exchange, answer.status)
         await reply.start(answer.status, headers, length=_length(answer))
-        seen: bytearray | None = bytearray() if _is_json(media_type.partition(";")[0]) else None
+        counts = exchange.request.method == "POST" and _is_json(media_type.partition(";")[0])
+        seen = bytearray() if counts else None
         while piece:
             await reply.write(piece)
             if not exchange.timings.first_out:
@@ -223,7 +224,7 @@ class Relay:
                     seen = None
             piece = await answer.read()
         document = parse_object(bytes(seen)) if seen else None
-        if document is not None and exchange.request.method == "POST":
+        if document is not None:
             meter.observe(document)
         await reply.finish()
 
@@ -264,7 +265,18 @@ def _asks_for_stream(exchange: Exchange) -> bool:
     return exchange.streaming
 
 
+def _passes(exchange: Exchange, answer: UpstreamAnswer, media_type: str) -> bool:
+    """Whether an answer is handed on as it comes: what is no JSON, what is not ours to read, and
+    what says of an object that there is nothing to say."""
+    spec, payload = exchange.request.spec, exchange.payload
+    if answer.status == NO_CONTENT and payload is not None and payload.errand is not None:
+        return True
+    return spec.body is BodyForm.STREAM or not (_is_json(media_type) or spec.usage in _JSON_ONLY)
+
+
 def _length(answer: UpstreamAnswer) -> int | None:
+    if "transfer-encoding" in answer.headers:
+        return None  # which overrules a length, and libcurl follows it
     text = answer.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdecimal() else None
 

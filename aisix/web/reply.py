@@ -33,6 +33,8 @@ def _date_line(second: int) -> str:
 
 
 _LAST_CHUNK = b"0\r\n\r\n"
+_BODILESS = frozenset({204, 304})
+"""Statuses whose answers end with their head, and say nothing of a length (RFC 9110 §8.6)."""
 
 
 class Line(Protocol):
@@ -57,6 +59,7 @@ class ConnectionReply:
     """One answer on one connection."""
 
     __slots__ = (
+        "_bodiless",
         "_closing",
         "_departure",
         "_head_bytes",
@@ -73,6 +76,7 @@ class ConnectionReply:
         self._line = line
         self._ids = f"x-aisix-request-id: {request_id}\r\nx-request-id: {request_id}\r\n"
         self._raw = False
+        self._bodiless = line.bodiless
         self._closing = False
         self._head_bytes = b""
         self._departure: asyncio.Future[None] | None = None
@@ -102,7 +106,7 @@ class ConnectionReply:
         framing = f"{self._line.connection_header()}Content-Length: {len(body)}\r\n"
         head = self._head(status, headers, framing)
         self.committed = self.ended = True
-        await self._line.write(head if self._line.bodiless else head + body)
+        await self._line.write(head if self._bodiless else head + body)
 
     async def start(
         self, status: int, headers: Mapping[str, str], *, length: int | None = None
@@ -110,12 +114,16 @@ class ConnectionReply:
         """The head of an answer that follows in pieces; it leaves with the first of them."""
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer
         self._raw = self._line.old or length is not None
-        self._closing = length is None and self._line.old
         framing = self._line.connection_header()
-        if length is not None:
-            framing += f"Content-Length: {length}\r\n"
+        if status in _BODILESS:
+            self._bodiless = True
+        elif length is not None:
+            framing += f"Content-Length: {length}
+"
         elif not self._raw:
-            framing += "Transfer-Encoding: chunked\r\n"
+            framing += "Transfer-Encoding: chunked
+"
+        self._closing = length is None and self._line.old and not self._bodiless
         self._head_bytes = self._head(status, headers, framing)
         self.committed = True
 
@@ -130,7 +138,7 @@ class ConnectionReply:
         if self.departed:
             raise CallerDeparted
         head, self._head_bytes = self._head_bytes, b""
-        if self._line.bodiless:
+        if self._bodiless:
             data = b""
         elif data and not self._raw:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -143,7 +151,7 @@ class ConnectionReply:
             raise CallerDeparted
         head, self._head_bytes = self._head_bytes, b""
         self.ended = True
-        last = b"" if self._raw or self._line.bodiless else _LAST_CHUNK
+        last = b"" if self._raw or self._bodiless else _LAST_CHUNK
         if head or last:
             await self._line.write(head + last)
         if self._closing:
