@@ -1,10 +1,10 @@
 """A multipart form on its way upstream: its alias is found, and its `model` edited. Pure but for
-the spool.
+what it holds.
 
 The form is read once, part by part, and written anew part by part: what the upstream gets is what
 was understood here, so that the two cannot disagree about where a part begins. Files pass as they
 arrive and are never held whole. A form whose alias is not in the path is held until its `model`
-part has come: in memory up to `SPOOL_BYTES`, beyond that in a file without a name.
+part has come (`routing.spool`).
 
 Invariants: every `model` part that goes upstream holds the deployment's name, and there is one;
 what is held of a part that is no file is bounded; whatever is wrong with a form is a BadRequest.
@@ -12,14 +12,17 @@ what is held of a part that is no file is bounded; whatever is wrong with a form
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from tempfile import TemporaryFile
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    content_disposition_quote,
+)
 
 from aisix.core.exchange import Payload
 from aisix.core.request import InboundRequest
@@ -27,9 +30,6 @@ from aisix.errors import BadRequest
 from aisix.routing.passage import Passage
 
 MODEL = "model"
-SPOOL_BYTES = 1024 * 1024
-"""As much of a form is held in memory while its alias is looked for."""
-
 MAX_PARTS = 256
 MAX_PREAMBLE_BYTES = 64 * 1024
 """A form that has not begun by then has another boundary than its Content-Type says."""
@@ -37,12 +37,17 @@ MAX_PREAMBLE_BYTES = 64 * 1024
 MAX_FIELD_BYTES = 16 * 1024
 """As much of a part without a file name is looked at; all of it passes."""
 
-_PIECE_BYTES = 64 * 1024
 _PREFIX = "request payload is invalid: "
 _BOUNDARY = re.compile(
     r';\s*boundary\s*=\s*(?:"([ !#-\[\]-~]{1,200})"|([!#-+\--:<-~]{1,200}))\s*(?:;|$)',
     re.IGNORECASE,
 )
+
+
+_DISPOSITION = "Content-Disposition"
+_OWN_HEADERS = (_DISPOSITION, "Content-Length")
+_EXTENDED = re.compile(r";[ \t]*filename\*[ \t]*=[ \t]*([\w!#$&+^`{}~.%'-]+)", re.A | re.I)
+_CONTROL = re.compile(r"[\x00-\x08\n-\x1f\x7f]")
 
 
 def boundary_of(content_type: str | None) -> str:
@@ -117,9 +122,25 @@ class FormEditor:
         self._segment = segment
         self._text = bytearray() if segment.filename is None else None
         out += (self._delimiter, b"\r\n")
-        for name, value in segment.headerlist:
-            out.append(f"{name}: {value}\r\n".encode())
+        for line in self._head(segment):
+            out += (line.encode(), b"\r\n")
         out.append(b"\r\n")
+
+    def _head(self, segment: MultipartSegment) -> Iterator[str]:
+        """The part's head as it was understood: readers differ over what else could be read there,
+        such as a second name. Of an edited part no other header is true any more."""
+        disposition = f"form-data; name={_quoted(segment.name or '')}"
+        if segment.filename is not None:
+            disposition += f"; filename={_quoted(segment.filename)}"
+        extended = _EXTENDED.search(segment.header(_DISPOSITION, ""))
+        if extended is not None:
+            disposition += f"; filename*={extended[1]}"
+        yield f"{_DISPOSITION}: {disposition}"
+        for name, value in segment.headerlist:
+            if _CONTROL.search(value):
+                self._refuse(None)
+            if name not in _OWN_HEADERS and not self._is_model():
+                yield f"{name}: {value}"
 
     def _take(self, data: bytes, out: list[bytes]) -> None:
         if self._text is not None and len(self._text) < MAX_FIELD_BYTES:
@@ -138,7 +159,8 @@ class FormEditor:
         self._segment = self._text = None
 
     def _is_model(self) -> bool:
-        return self._segment is not None and self._segment.name == MODEL
+        """Whether any reader could take this part for the model: some look past case and space."""
+        return self._segment is not None and (self._segment.name or "").strip().lower() == MODEL
 
     def _refuse(self, error: MultipartError | None) -> NoReturn:
         if self._begun:
@@ -159,18 +181,18 @@ class FormSource:
         self.fields: dict[str, str] = {}
         self._passage = Passage(pieces, limit_bytes=limit_bytes)
         self._boundary = boundary
-        self._spool = Spool()
 
     @property
     def replayable(self) -> bool:
-        """Whether all of it is held."""
-        return self._passage.ended and self._spool.size == self._passage.read_bytes
+        """Whether it can be opened once more."""
+        return self._passage.replayable
 
     async def find_alias(self) -> str:
-        """Read on until the alias is known. Raises BadRequest, BodyTooLarge, CallerDeparted."""
+        """Read on until the alias is known. Raises BadRequest, BodyTooLarge, CallerDeparted, and
+        Overloaded where there is no room to hold the form meanwhile."""
         editor = FormEditor(self._boundary, self.fields)
         while MODEL not in self.fields:
-            piece = await self._passage.next()
+            piece = await self._passage.next(hold=True)
             if not piece:
                 editor.end()
                 raise BadRequest(
@@ -178,7 +200,6 @@ class FormSource:
                     "serves",
                     param=MODEL,
                 )
-            await self._spool.write(piece)
             editor.feed(piece)
         name = self.fields[MODEL]
         if not name:
@@ -188,50 +209,20 @@ class FormSource:
     async def open(self, deployment_name: str) -> AsyncIterator[bytes]:
         """The form for a deployment: what is held of it, then the rest as it arrives."""
         editor = FormEditor(self._boundary, self.fields, deployment_name)
-        async with aclosing(self._spool.pieces()) as held:
-            async for piece in held:
+        async with aclosing(self._passage.pieces()) as pieces:
+            async for piece in pieces:
                 yield editor.feed(piece)
-        while piece := await self._passage.next():
-            yield editor.feed(piece)
         yield editor.end()
 
     def close(self) -> None:
-        """Give the spool back."""
-        self._spool.close()
+        """Give back what is held of it."""
+        self._passage.close()
 
 
-class Spool:
-    """What is held of a body, in order: in memory first, then in a file that has no name."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._memory: list[bytes] = []
-        self._file: IO[bytes] | None = None
-
-    async def write(self, piece: bytes) -> None:
-        """Hold `piece` too."""
-        self.size += len(piece)
-        if self.size <= SPOOL_BYTES:
-            self._memory.append(piece)
-            return
-        if self._file is None:
-            self._file = await asyncio.to_thread(TemporaryFile)
-        await asyncio.to_thread(self._file.write, piece)
-
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """All that is held, from its beginning."""
-        for piece in self._memory:
-            yield piece
-        if self._file is not None:
-            await asyncio.to_thread(self._file.seek, 0)
-            while piece := await asyncio.to_thread(self._file.read, _PIECE_BYTES):
-                yield piece
-
-    def close(self) -> None:
-        """Let go of it. Idempotent."""
-        self._memory.clear()
-        if self._file is not None:
-            self._file.close()
+def _quoted(text: str) -> str:
+    """As browsers quote; a backslash would begin an escape to some readers."""
+    quoted: str = content_disposition_quote(text.replace("\\", "%5C"))
+    return quoted
 
 
 async def read_form(request: InboundRequest, *, limit_bytes: int) -> Payload:

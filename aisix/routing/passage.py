@@ -1,39 +1,65 @@
-"""A request body that passes as it arrives, unread: uploads of any size. I/O by the request's body.
+"""A request body that passes as it arrives: uploads of any size. I/O by the request's body.
 
 It is counted on its way, so that one over the limit is refused where that shows, and its length is
-told when the caller told it: not every upstream takes a body without one.
+told when the caller told it: not every upstream takes a body without one. Its beginning is held, so
+that a small one can be sent once more when the upstream refuses the gateway's own token.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from aisix.core.exchange import Payload
 from aisix.core.request import InboundRequest
 from aisix.errors import BodyTooLarge
+from aisix.routing.spool import Spool
 
 NO_BODY = ("GET", "DELETE")
 
+HELD_BYTES = 64 * 1024
+"""Once so much of a body has passed, no more of it is held."""
+
 
 class Passage:
-    """The pieces of a body, counted. `limit_bytes` 0 = no limit."""
+    """The pieces of a body, counted, and held as far as asked for. `limit_bytes` 0 = no limit."""
 
     def __init__(self, pieces: AsyncIterator[bytes], *, limit_bytes: int) -> None:
         self.read_bytes = 0
-        self.ended = False
         self._pieces = pieces
         self._limit_bytes = limit_bytes
+        self._ended = False
+        self._spool = Spool()
 
-    async def next(self) -> bytes:
+    @property
+    def replayable(self) -> bool:
+        """Whether all that was read of it is held: then it can begin again."""
+        return self._spool.size == self.read_bytes
+
+    async def next(self, *, hold: bool) -> bytes:
         """The next piece from the caller; b"" at the end. Raises BodyTooLarge, CallerDeparted."""
-        if self.ended:
+        if self._ended:
             return b""
         piece = await anext(self._pieces, b"")
-        self.ended = not piece
+        self._ended = not piece
         self.read_bytes += len(piece)
         if self._limit_bytes and self.read_bytes > self._limit_bytes:
             raise BodyTooLarge(f"request body exceeds {self._limit_bytes}-byte limit")
+        if hold:
+            await self._spool.write(piece)
         return piece
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of it: what is held, then the rest as it arrives."""
+        async with aclosing(self._spool.pieces()) as held:
+            async for piece in held:
+                yield piece
+        while piece := await self.next(hold=self.replayable and self.read_bytes < HELD_BYTES):
+            yield piece
+
+    def close(self) -> None:
+        """Give back what is held. Idempotent."""
+        self._spool.close()
 
 
 class PassedBody:
@@ -46,16 +72,16 @@ class PassedBody:
 
     @property
     def replayable(self) -> bool:
-        """Only as long as nothing of it was sent."""
-        return not self._passage.read_bytes and not self._passage.ended
+        """Whether it can be opened once more."""
+        return self._passage.replayable
 
-    async def open(self, deployment_name: str) -> AsyncIterator[bytes]:
+    def open(self, deployment_name: str) -> AsyncIterator[bytes]:
         """The body; the same for every deployment."""
-        while piece := await self._passage.next():
-            yield piece
+        return self._passage.pieces()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Give back what is held of it."""
+        self._passage.close()
 
 
 def pass_body(request: InboundRequest, *, limit_bytes: int) -> Payload:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import gc
+import os
+import re
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator
 from io import BytesIO
 
 import pytest
 from multipart import MultipartParser
 
 from aisix.core.endpoints import ENDPOINTS
-from aisix.errors import BadRequest, BodyTooLarge
+from aisix.errors import BadRequest, BodyTooLarge, Overloaded
 from aisix.routing.form import (
     MAX_PREAMBLE_BYTES,
-    SPOOL_BYTES,
     FormEditor,
     FormSource,
     boundary_of,
     read_form,
 )
+from aisix.routing.passage import HELD_BYTES, pass_body
+from aisix.routing.spool import SPOOL_BYTES, Spool
 from tests.support.builders import Pieces, make_request
 from tests.support.rows import BOUNDARY, form
 
@@ -78,29 +84,182 @@ async def test_no_second_model_can_smuggle_another_deployment_in():
     ]
 
 
+@pytest.mark.parametrize("parts", [(MODEL, AUDIO), (AUDIO, MODEL)], ids=["before", "after"])
+@pytest.mark.parametrize("size", [100, 100_000])
+@pytest.mark.parametrize("searched", [True, False])
 @pytest.mark.gen_test
-async def test_a_form_that_is_all_there_can_be_sent_again():
-    given = source(form(AUDIO, MODEL))
-    await given.find_alias()
-    assert not given.replayable, "its end has not been seen"
+async def test_a_small_form_can_be_sent_again(parts, size, searched):
+    given = source(*cut(form(*parts), size))
+    if searched:
+        await given.find_alias()
     first = await sent(given)
-    assert await sent(given, "my-deployment") == first or not given.replayable
-    small = source(form(MODEL))
-    await small.find_alias()
-    assert parsed(await sent(small)) == [("model", "", b"my-deployment")]
+    assert given.replayable
+    assert await sent(given) == first
+    given.close()
 
 
 @pytest.mark.gen_test
-async def test_a_large_file_before_the_model_goes_to_a_file_and_comes_back_whole():
+async def test_a_form_that_was_given_up_in_the_middle_can_be_sent_again():
+    given = source(*cut(form(MODEL, AUDIO), 100))
+    await given.find_alias()
+    begun = given.open("my-deployment")
+    await anext(begun)
+    await anext(begun)
+    assert isinstance(begun, AsyncGenerator)
+    await begun.aclose()
+    assert given.replayable
+    assert parsed(await sent(given)) == [("model", "", b"my-deployment"), AUDIO]
+
+
+@pytest.mark.gen_test
+async def test_a_large_form_cannot_be_sent_again():
+    large = ("file", "a.wav", b"\x00\xff" * HELD_BYTES)
+    given = source(*cut(form(MODEL, large), 10_000))
+    await given.find_alias()
+    await sent(given)
+    assert not given.replayable
+
+
+@pytest.mark.gen_test
+async def test_a_body_that_passes_can_be_sent_again_while_it_is_small():
+    for size, replayable in ((HELD_BYTES, True), (3 * HELD_BYTES, False)):
+        content = b"\x01" * size
+        request = make_request(
+            TRANSCRIPTION, headers={"transfer-encoding": "chunked"}, body=Body(cut(content, 5000))
+        )
+        given = pass_body(request, limit_bytes=0).source
+        assert given is not None
+        assert b"".join([piece async for piece in given.open("any")]) == content
+        assert given.replayable is replayable
+        given.close()
+
+
+class Body:
+    """A RequestBody of these pieces."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def read_all(self, limit: int) -> bytes:
+        raise AssertionError("read whole")
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return Pieces(*self._pieces)
+
+
+@pytest.mark.gen_test
+async def test_a_large_file_before_the_model_is_held_and_comes_back_whole():
     large = ("file", "a.wav", b"\x00\xff" * (SPOOL_BYTES + 5000))
     given = source(*cut(form(large, MODEL), 65_536))
     assert await given.find_alias() == "my-alias"
-    assert given._spool._file is not None
-    assert given._spool._file.name is None or isinstance(given._spool._file.name, int)
+    assert parsed(await sent(given)) == [large, ("model", "", b"my-deployment")]
     assert parsed(await sent(given)) == [large, ("model", "", b"my-deployment")]
     given.close()
     given.close()
-    assert given._spool._file.closed
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.gen_test
+async def test_what_is_held_on_disk_has_no_name_and_is_given_back():
+    before = open_files()
+    spool = Spool()
+    for _ in range(3):
+        await spool.write(b"x" * SPOOL_BYTES)
+    assert open_files() == before + 1
+    assert len(b"".join([piece async for piece in spool.pieces()])) == spool.size
+    spool.close()
+    assert open_files() == before
+
+
+@pytest.mark.gen_test
+async def test_a_wait_for_the_disk_can_be_cancelled_at_any_time():
+    before = open_files()
+    for turns in range(6):
+        spool = Spool()
+        writing = asyncio.ensure_future(spool.write(b"x" * (SPOOL_BYTES + 1)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+        spool.close()
+        del spool, writing
+    gc.collect()
+    assert open_files() == before
+
+
+@pytest.mark.gen_test
+async def test_tiny_pieces_cost_their_bytes():
+    tracemalloc.start()
+    try:
+        spool = Spool()
+        for _ in range(50_000):
+            await spool.write(b"ab")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * spool.size
+
+
+@pytest.mark.gen_test
+async def test_without_room_for_a_file_the_caller_is_told_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    given = source(*cut(form(("file", "a.wav", b"x" * 2 * SPOOL_BYTES), MODEL), 65_536))
+    with pytest.raises(Overloaded, match="put model before the file") as refused:
+        await given.find_alias()
+    assert refused.value.status == 503
+    given.close()
+
+
+# what other readers could take for a second name, or for the end of a header
+AMBIGUOUS = [
+    'form-data; name="model"; name="x"',
+    'form-data; name="x"; name="model"',
+    "form-data; name=x; name*=utf-8''model",
+    'form-data; name="x\\"; name="model"',
+    'form-data; name="Model"',
+    'form-data; name=" model "',
+    'form-data; name="x"\r\nContent-Disposition: form-data; name="model"',
+    'form-data; name="model"\r\nContent-Disposition: form-data; name="x"',
+]
+
+
+@pytest.mark.parametrize("disposition", AMBIGUOUS)
+def test_a_part_goes_on_under_the_one_name_it_was_understood_by(disposition):
+    begin = f"--{BOUNDARY}\r\nContent-Disposition: ".encode()
+    content = begin + disposition.encode() + b"\r\n\r\nsecret-deployment\r\n" + form(MODEL)
+    out = FormEditor(BOUNDARY, {}, "my-deployment")
+    written = (out.feed(content) + out.end()).decode()
+    for head in re.findall(r"Content-Disposition: (.*)\r\n", written):
+        assert re.fullmatch(r'form-data; name="[^"\\]*"', head)
+    parts = parsed(written.encode())
+    assert [value for name, _, value in parts if name.strip().lower() == "model"] == [
+        b"my-deployment"
+    ] * sum(name.strip().lower() == "model" for name, _, _ in parts)
+
+
+@pytest.mark.parametrize("header", ["X: a\nContent-Disposition: form-data; name=model", "X: \0"])
+def test_a_part_with_a_control_character_in_its_head_is_refused(header):
+    content = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="x"\r\n{header}\r\n\r\n'
+    with pytest.raises(BadRequest, match="malformed"):
+        FormEditor(BOUNDARY, {}, "my-deployment").feed(content.encode())
+
+
+def test_names_and_types_of_files_pass():
+    named = 'name="file"; filename="na\u00efve %22.wav"; filename*=utf-8\'\'na%C3%AFve.wav'
+    begin = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {named}\r\nContent-Type: a/b\r\n"
+    content = f"{begin}Content-Length: 1\r\n\r\nx\r\n".encode()
+    written = FormEditor(BOUNDARY, {}, "my-deployment").feed(content + form(MODEL))
+    assert written.decode().startswith(f"{begin}\r\nx\r\n")
+
+
+def test_the_model_part_keeps_no_header_of_what_it_was():
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="model"\r\n'
+    content = head + "Content-Length: 8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nmy-alias\r\n"
+    editor = FormEditor(BOUNDARY, {}, "my-deployment")
+    assert editor.feed(content.encode() + form(AUDIO)).startswith(f"{head}\r\nmy-".encode())
 
 
 @pytest.mark.gen_test
