@@ -29,10 +29,10 @@ async def sdk_at(sim: Simulator, kind: str, *, api_version: str = PREVIEW) -> As
         )
     async with made:
         yield made
-    await _generators_closed()
+    await generators_closed()
 
 
-async def _generators_closed() -> None:
+async def generators_closed() -> None:
     """Wait for what the SDK leaves behind: after `[DONE]` it drops a chain of generators, and the
     loop closes each of them in a task of its own."""
     while True:
