@@ -89,7 +89,7 @@ class Relay:
         exchange.timings.upstream_first_byte = answer.first_byte_at
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            if spec.action is Action.SESSION:
+            if exchange.request.spec.action is Action.SESSION:
                 await self._relay_session(exchange, answer, reply, headers=headers, meter=meter)
             elif media_type == "text/event-stream" and _asks_for_stream(exchange):
                 out = StreamReply(

@@ -118,11 +118,9 @@ class ConnectionReply:
         if status in _BODILESS:
             self._bodiless = True
         elif length is not None:
-            framing += f"Content-Length: {length}
-"
+            framing += f"Content-Length: {length}\r\n"
         elif not self._raw:
-            framing += "Transfer-Encoding: chunked
-"
+            framing += "Transfer-Encoding: chunked\r\n"
         self._closing = length is None and self._line.old and not self._bodiless
         self._head_bytes = self._head(status, headers, framing)
         self.committed = True
