@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from aisix.telemetry.catalogue import CATALOGUE, Kind, MetricRow
+from tests.support.operations import FORM, form
 from tests.support.process import (
+    Answer,
     GatewayProgram,
     SimulatorProgram,
     Stand,
@@ -52,7 +54,9 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     with simulator(*arguments) as azure, gateway(folder, settings) as program:
         key_id = program.create_provider_key(azure.url, secret=RESOURCE_KEY)
         bench = Stand(azure, program, key_id)
-        program.create_caller_key(CALLER, display_name="team one")
+        program.create_caller_key(
+            CALLER, display_name="team one", allowed_resources=["files", "batches"]
+        )
         program.create_caller_key(f"{CALLER}-slow", rate_limit={"rpm": 1})
         refusals = drive(bench, entra_alias(azure, program))
         yield Traffic(program, refusals, program.scrape())
@@ -110,7 +114,52 @@ def drive(bench: Stand, entra: str) -> list[bytes]:
             bench.alias(f"gpt4o-{script}"), key=CALLER, messages=MESSAGES, stream=True
         )
         refusals.append(broken.body.rpartition(b"event: error")[2])
+    refusals += operations(bench, good)
     refusals += raw_refusals(bench, good)
+    return refusals
+
+
+def operations(bench: Stand, good: str) -> list[bytes]:
+    """Responses, recordings, pictures, voices and files, well and badly."""
+    program = bench.gateway
+    refusals: list[bytes] = []
+
+    def ask(path: str, status: int, body: object = None, *, alias: str = good) -> Answer:
+        headers = {"Content_Type": FORM} if isinstance(body, bytes) else {}
+        answer = program.call(path, body, key=CALLER, x_aisix_model=alias, **headers)
+        assert answer.status == status, (path, answer.body)
+        if status >= 400:
+            # a caller's own words about its own file may be said to it again
+            words = answer.body.replace(b"planted-xyzzy", b"").replace(b"planted xyzzy", b"")
+            refusals.append(words)
+        return answer
+
+    def v1(deployment: str) -> str:
+        return bench.alias(deployment, api_version="v1")
+
+    def form_of(alias: str, name: str, filename: str) -> bytes:
+        prompt = ("prompt", None, PROMPT.encode())
+        return form(("model", None, alias.encode()), prompt, (name, filename, PROMPT.encode()))
+
+    stateful = {"model": v1("gpt4o-prod"), "input": PROMPT}
+    id = ask("/v1/responses", 200, stateful).json["id"]
+    ask("/v1/responses", 200, {**stateful, "stream": True})
+    ask(f"/v1/responses/{id}", 200)
+    ask("/v1/responses", 404, {**stateful, "previous_response_id": UNKNOWN_MODEL})
+    ask("/v1/responses", 429, {**stateful, "model": v1("gpt4o-throttled"), "stream": True})
+    hearing = v1("whisper")
+    ask("/v1/audio/transcriptions", 200, form_of(hearing, "file", "planted-xyzzy.wav"))
+    ask("/v1/audio/transcriptions", 400, form_of(hearing, "file", "planted-xyzzy.exe"))
+    ask("/v1/images/edits", 200, form_of(v1("gpt-image-1"), "image", "planted-xyzzy.png"))
+    filtered = {"model": v1("gpt-image-1-filtered"), "prompt": PROMPT}
+    ask("/v1/images/generations", 400, filtered)
+    ask("/v1/audio/speech", 200, {"model": v1("tts"), "input": PROMPT, "voice": "alloy"})
+    ask("/v1/files", 400, form(("purpose", None, b"planted xyzzy")))
+    ask("/v1/files?after=planted-xyzzy", 400)
+    ask("/v1/files?order=asc", 200)
+    ask(f"/v1/files/{UNKNOWN_MODEL}", 404)
+    ask("/v1/files", 404, alias=UNKNOWN_MODEL)
+    ask("/v1/vector_stores", 403, {"name": PROMPT})
     return refusals
 
 
