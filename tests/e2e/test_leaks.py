@@ -26,6 +26,7 @@ from openai import AzureOpenAI, OpenAI
 from aisix.config import Config, load
 from aisix.lifecycle import serve
 from aisix.telemetry import logs
+from tests.support.operations import FORM, PREVIEW, form
 from tests.support.process import (
     ADMIN_KEY,
     CALLER_KEY,
@@ -36,10 +37,13 @@ from tests.support.process import (
     send,
     simulator,
 )
-from tests.support.wire import Wire, chat
+from tests.support.wire import Wire, chat, head, post
 
 ROUNDS = int(os.environ.get("AISIX_TEST_SOAK_ROUNDS", "50"))
 WARM_UP = 2
+LARGE_BYTES = 3_000_000
+"""More than is held of a form in memory."""
+
 MESSAGES: list[Any] = [{"role": "user", "content": "ping"}]
 
 
@@ -152,7 +156,47 @@ def converse(addresses: dict[str, str], azure: SimulatorProgram) -> None:
     with Wire(addresses["proxy"]) as wire:
         wire.send(chat(f"{alias}-stalls", caller, stream=True))
         wire.read_until(b'"Hello"')
+    for name in ("whisper", "tts-bulk8"):
+        create(
+            "models",
+            display_name=f"{alias}-{name}",
+            provider="azure",
+            model_name=name,
+            provider_key_id=provider_key_id,
+            api_version="v1",
+        )
+    carry(addresses["proxy"], alias, caller)
     assert send("GET", f"{addresses['metrics']}/metrics").status == 200
+
+
+def carry(proxy: str, alias: str, caller: dict[str, str]) -> None:
+    """Forms held on disk, uploads and downloads: whole, refused, and given up in the middle."""
+    model = ("model", None, f"{alias}-whisper".encode())
+    recording = ("file", "a.wav", b"\0" * LARGE_BYTES)
+    nobody = ("model", None, b"nobody")
+    hear = "/v1/audio/transcriptions"
+    headers = {**caller, "Content-Type": FORM}
+    with Wire(proxy) as wire:
+        for parts, status in (
+            ((recording, model), 200),
+            ((recording, nobody), 404),
+            ((recording,), 400),
+            ((model, recording), 200),
+        ):
+            wire.send(post(hear, form(*parts), headers))
+            assert wire.answer().status == status
+    for parts in ((recording, model), (model, recording)):
+        body = form(*parts)
+        with Wire(proxy) as wire:
+            begun = {**headers, "Content-Length": str(len(body))}
+            wire.send(head("POST", hear, begun) + body[: 9 * len(body) // 10])
+            wire.reset()
+    speech = {"model": f"{alias}-tts-bulk8", "input": "ping", "voice": "alloy"}
+    with Wire(proxy) as wire:
+        wire.send(post("/v1/audio/speech", speech, caller))
+        assert wire.answer().status == 200
+        wire.send(post("/v1/audio/speech", speech, caller))
+        wire.answer_head()
 
 
 def held() -> dict[str, int]:
@@ -200,9 +244,7 @@ def journey(bench: Stand, aliases: dict[str, str]) -> None:
     proxy = bench.gateway.proxy
     for sdk in (
         OpenAI(base_url=f"{proxy}/v1", api_key=CALLER_KEY, max_retries=0),
-        AzureOpenAI(
-            azure_endpoint=proxy, api_key=CALLER_KEY, api_version="2024-10-21", max_retries=0
-        ),
+        AzureOpenAI(azure_endpoint=proxy, api_key=CALLER_KEY, api_version=PREVIEW, max_retries=0),
     ):
         with sdk:
             create = sdk.chat.completions.create
@@ -215,17 +257,34 @@ def journey(bench: Stand, aliases: dict[str, str]) -> None:
                 list(create(model=aliases["cut"], messages=MESSAGES, stream=True))
             with create(model=aliases["stalled"], messages=MESSAGES, stream=True) as stream:
                 next(iter(stream))
+            made = sdk.responses.create(model=aliases["good"], input="ping")
+            assert sdk.responses.retrieve(made.id).id == made.id
+            hear = sdk.audio.transcriptions.create
+            assert hear(model=aliases["good"], file=("a.wav", b"\0" * LARGE_BYTES)).text
+            with pytest.raises(openai.BadRequestError):
+                hear(model=aliases["good"], file=("a.exe", b"\0" * LARGE_BYTES))
+            speak = sdk.audio.speech.with_streaming_response.create
+            with speak(model=aliases["endless"], voice="alloy", input="ping") as voice:
+                next(voice.iter_bytes())
 
 
 @pytest.mark.soak
 def test_many_journeys_leave_the_gateway_as_it_was(bench: Stand) -> None:
-    scripts = {"good": "prod", "throttled": "err429", "cut": "cut3", "stalled": "stall4"}
-    aliases = {name: bench.alias(f"gpt4o-{script}") for name, script in scripts.items()}
+    scripts = {
+        "good": "prod",
+        "throttled": "err429",
+        "cut": "cut3",
+        "stalled": "stall4",
+        "endless": "bulk100",
+    }
+    aliases = {
+        name: bench.alias(f"gpt4o-{script}", api_version="v1") for name, script in scripts.items()
+    }
     process = Path(f"/proc/{bench.gateway.process.pid}")
 
     def settled(journeys: int) -> tuple[int, int]:
         """Descriptors and threads, once every departure of a caller has been noticed."""
-        bench.azure.requests(outcome="client_closed", wait=2 * journeys)
+        bench.azure.requests(outcome="client_closed", wait=4 * journeys)
         return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
 
     journey(bench, aliases)
