@@ -1,10 +1,11 @@
-"""Azure's error answers: what they mean, and what a caller may be told of them. Pure.
+"""Upstreams' error answers: what they mean, and what a caller may be told of them. Pure.
 
 Azure has no single error form: codes are strings, numbers or missing, the `error` wrapper may be
-absent, the inner error has two spellings, and a front door may answer in HTML. `read_refusal`
-accepts all of it and never raises. Of Azure's text only that of 400, 413 and 422 reaches callers,
-because it is about their own request, and only after `aisix.upstream.scrub` has taken out what is
-about ours; for every other status the wording is fixed and Azure's goes to the log.
+absent, the inner error has two spellings, and a front door may answer in HTML; servers compatible
+with OpenAI add lists of what is wrong with each field. `read_refusal` accepts all of it and never
+raises. Of an upstream's text only that of 400, 413 and 422 reaches callers, because it is about
+their own request, and only after `aisix.upstream.scrub` has taken out what is about ours; for every
+other status the wording is fixed and the upstream's goes to the log.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ _WORDING = {
     429: "upstream rate limited",
 }
 _WORTH_RETRYING = frozenset({408, 429})
+_EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Codes of a 429 that waiting does not mend: somebody has to pay first."""
+_ABOUT_OUR_KEY = frozenset({"invalid_api_key"})
+"""Codes that a caller would take to be about its own key."""
 _POLICY_CODES = frozenset({"content_filter", "content_policy_violation"})
 _INNER = ("innererror", "inner_error")
 """Chat spells it the one way, images the other; callers get it as it came."""
@@ -61,8 +66,10 @@ _UNKNOWN_FIELD = re.compile(
     r"additional propert",
     re.IGNORECASE,
 )
-# another option inside stream_options is the caller's own mistake, not the api-version's age
-_STREAM_OPTIONS = re.compile(r"\bstream_options\b(?!\.(?!include_usage\b))")
+# another option inside stream_options is the caller's own mistake, not the upstream's age; pydantic
+# prints the path of a field as a tuple
+_STREAM_OPTIONS = re.compile(r"\bstream_options\b(?!(?:\.|', ')(?!include_usage\b))")
+_MISSING_MODEL = re.compile(r"\bmodel\b.{0,300}?(?:does not exist|not found)", re.I | re.DOTALL)
 _WHEN_STREAMING = re.compile(r"only (?:allowed|valid|supported|permitted)|when stream", re.I)
 
 
@@ -96,16 +103,43 @@ def read_refusal(body: bytes, content_type: str | None = None) -> Refusal:
     wrapped = isinstance(error, dict)
     fields = error if isinstance(error, dict) else document
     spelt = [name for name in _INNER if isinstance(fields.get(name), dict)]
-    texts = (fields.get("message"), fields.get("detail"))
+    message, param = _words(fields.get("message") or fields.get("detail"))
     return Refusal(
         code=_name(fields.get("code")),
-        message=next((text for text in texts if isinstance(text, str)), ""),
-        param=_name(fields.get("param")),
+        message=message,
+        param=_name(fields.get("param")) or param,
         inner=fields[spelt[0]] if spelt else None,
         inner_name=spelt[0] if spelt else _INNER[0],
         wrapped=wrapped,
         readable=True,
     )
+
+
+def _words(said: Any) -> tuple[str, str | None]:
+    """A message and the field that it is about, if that is told apart.
+
+    FastAPI gives a list of faults, each with the path of its field; some servers put that list into
+    an object of its own.
+    """
+    if isinstance(said, dict):
+        said = said.get("detail")
+    if isinstance(said, str):
+        return said, None
+    if not isinstance(said, list):
+        return "", None
+    faults = [(_path(fault.get("loc")), fault.get("msg")) for fault in said if _is_fault(fault)]
+    text = "; ".join(f"{path}: {reason}" if path else str(reason) for path, reason in faults)
+    return text, next((path for path, _ in faults if path), None)
+
+
+def _is_fault(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("msg"), str)
+
+
+def _path(place: Any) -> str:
+    """`["body", "stream_options"]` as `stream_options`."""
+    parts = [str(part) for part in place] if isinstance(place, list) else []
+    return ".".join(parts[1:] if parts[:1] == ["body"] else parts)
 
 
 def _document(body: bytes, content_type: str | None) -> dict[str, Any] | None:
@@ -124,7 +158,7 @@ def _name(value: Any) -> str | None:
 
 
 def refused_stream_options(status: int, body: bytes) -> bool:
-    """Whether the api-version does not know `stream_options` at all."""
+    """Whether the upstream does not know `stream_options` at all."""
     if status not in {400, 422}:
         return False
     refusal = read_refusal(body)
@@ -170,7 +204,8 @@ def explain(
     scrubber = Scrubber(deployment)
     quoted = status in (_QUOTED_OF_OBJECTS if of_object else _QUOTED)
     shown = status if 400 <= status < 500 else 502
-    wait = retry_hint_s(headers, refusal.message, now) if _may_retry(status) else None
+    may_retry = _may_retry(status, refusal)
+    wait = retry_hint_s(headers, refusal.message, now) if may_retry else None
     rejected = UpstreamRejected(
         _message(status, refusal, scrubber, quoted=quoted),
         status=shown,
@@ -179,7 +214,7 @@ def explain(
         param=_clip(scrubber.text(refusal.param or "")) if quoted else None,
         detail=_detail(status, headers, refusal, body=body, quoted=quoted),
         retry_after_s=wait,
-        should_retry=_should_retry(status, wait),
+        should_retry=None if may_retry and (wait or 0.0) <= MAX_RETRY_HINT_S else False,
         headers=_passed_headers(headers),
     )
     if quoted and refusal.about_content and refusal.inner is not None:
@@ -200,7 +235,11 @@ def _code(status: int, refusal: Refusal, scrubber: Scrubber) -> str | None:
         return None
     if refusal.about_content:
         return refusal.code if refusal.code in _POLICY_CODES else "content_filter"
-    if refusal.code == "DeploymentNotFound":
+    if status == 401 and refusal.code in _ABOUT_OUR_KEY:
+        return None
+    if refusal.code == "DeploymentNotFound" or (
+        status == 404 and _MISSING_MODEL.search(refusal.message)
+    ):
         return "model_not_found"
     return _clip(scrubber.text(refusal.code or ""))
 
@@ -209,14 +248,10 @@ def _clip(text: str) -> str | None:
     return one_line(text, _MAX_NAME_CHARS) or None
 
 
-def _may_retry(status: int) -> bool:
-    return status in _WORTH_RETRYING or status >= 500
-
-
-def _should_retry(status: int, wait: float | None) -> bool | None:
-    if not _may_retry(status) or (wait is not None and wait > MAX_RETRY_HINT_S):
+def _may_retry(status: int, refusal: Refusal) -> bool:
+    if status == 429 and refusal.code in _EXHAUSTED:
         return False
-    return None
+    return status in _WORTH_RETRYING or status >= 500
 
 
 def _passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -227,8 +262,8 @@ def _passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def _detail(
     status: int, headers: Mapping[str, str], refusal: Refusal, *, body: bytes, quoted: bool
 ) -> str:
-    """For the log: Azure's own words, on one line; not where they may quote the request, which the
-    caller gets to see and no log may hold.
+    """For the log: the upstream's own words, on one line; not where they may quote the request,
+    which the caller gets to see and no log may hold.
     """
     said = refusal.message
     if quoted:

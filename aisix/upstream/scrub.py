@@ -44,7 +44,8 @@ _PATHS = re.compile(r"(?<![\w/])/?openai/deployments/[^\s\"'<>`]+", re.IGNORECAS
 _NAMED = re.compile(
     r"(\bdeployment\b(?: name| id)?[:=]? ?)(['\"`])[A-Za-z0-9._-]+\2", re.IGNORECASE
 )
-_TOKENS = re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}|\bsk-[\w-]{16,}")
+# OpenAI repeats a wrong key with stars in its middle
+_TOKENS = re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}|\bsk-[\w*-]{16,}")
 _TRACE_TEXT = re.compile(r"\s*Traceback \(most recent call last\).*", re.DOTALL)
 _UNSEEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 

@@ -380,6 +380,87 @@ def test_an_old_api_version_is_recognised_by_its_words(status, fields, says_so):
     assert azure.refused_stream_options(status, error(**fields)) is says_so
 
 
+EXTRA = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": {}}
+
+
+def extra(*path, **more):
+    """Pydantic's fault of a field that is not known, as FastAPI lists it."""
+    return {**EXTRA, "loc": ["body", *path], **more}
+
+
+def python_text(*path):
+    """The same as vLLM prints it, a tuple for the path."""
+    return str([{**EXTRA, "loc": ("body", *path)}])
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "says_so"),
+    [
+        (422, {"detail": [extra("stream_options")]}, True),
+        (422, {"detail": [extra("stream_options", "include_usage")]}, True),
+        (422, {"detail": [extra("stream_options", "of_the_caller")]}, False),
+        (422, {"detail": [extra("another")]}, False),
+        (422, {"detail": [extra("stream_options", msg="Field required")]}, False),
+        (422, {"object": "error", "message": {"detail": [extra("stream_options")]}}, True),
+        (400, {"object": "error", "message": python_text("stream_options"), "code": 400}, True),
+        (400, {"error": {"message": python_text("stream_options"), "code": 400}}, True),
+        (400, {"message": python_text("stream_options", "include_usage")}, True),
+        (400, {"message": python_text("stream_options", "of_the_caller")}, False),
+        (400, {"message": python_text("another")}, False),
+        (400, {"message": "Stream options can only be defined when `stream=True`."}, False),
+        (401, {"detail": [extra("stream_options")]}, False),
+    ],
+)
+def test_compatible_servers_say_in_other_words_that_they_do_not_know_stream_options(
+    status, document, says_so
+):
+    assert azure.refused_stream_options(status, json.dumps(document).encode()) is says_so
+
+
+def test_a_list_of_faults_is_told_field_by_field():
+    faults_of_two = {
+        "detail": [extra("top"), extra("messages", 0, "role", msg="Field required"), 7]
+    }
+    rejected = explain(422, json.dumps(faults_of_two).encode())
+    assert rejected.message == (
+        "top: Extra inputs are not permitted; messages.0.role: Field required"
+    )
+    assert rejected.param == "top"
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
+def test_waiting_does_not_fill_an_account(code):
+    rejected = explain(429, error(code=code, message="You exceeded it."), retry_after="7")
+    assert (rejected.status, rejected.code) == (429, code)
+    assert (rejected.should_retry, rejected.retry_after_s) == (False, None)
+    assert explain(429, error(code="rate_limit_exceeded"), retry_after="7").should_retry is None
+
+
+def test_no_caller_takes_our_key_for_its_own():
+    rejected = explain(401, error(code="invalid_api_key", message="Incorrect API key provided."))
+    assert envelope(rejected)["error"]["code"] == "upstream_error"
+    assert "invalid_api_key" in rejected.detail
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"error": {"code": "model_not_found", "message": "The model `x` does not exist or you …"}},
+        {"error": {"code": 404, "message": "The model `x` does not exist.", "param": "model"}},
+        {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"},
+        {"error": {"message": 'model "x" not found, try pulling it first', "type": "api_error"}},
+    ],
+)
+def test_a_missing_model_has_the_code_sdk_users_know_in_whatever_words(document):
+    rejected = explain(404, json.dumps(document).encode())
+    assert rejected.code == "model_not_found"
+    assert rejected.message == "upstream deployment or model not found"
+
+
+def test_a_missing_path_is_no_missing_model():
+    assert explain(404, b'{"detail":"Not Found"}').code is None
+
+
 def test_an_unreadable_body_says_nothing_about_stream_options():
     assert azure.refused_stream_options(400, b"stream_options unrecognized") is False
 
@@ -429,7 +510,10 @@ header_text = st.text(st.characters(codec="utf-8"))
             lambda inner: (
                 st.lists(inner)
                 | st.dictionaries(
-                    st.sampled_from(["error", "message", "code", "param", "innererror", "x"]), inner
+                    st.sampled_from(
+                        ["error", "message", "code", "param", "innererror", "detail", "loc", "msg"]
+                    ),
+                    inner,
                 )
             ),
         ).map(lambda value: json.dumps(value).encode()),

@@ -38,6 +38,7 @@ def make_scrubber(name="gpt4o-prod", api_base="https://acme-west.openai.azure.co
         ("failed\nTraceback (most recent call last):\n  File x", "failed"),
         ("token eyJhbGciOiJI.eyJzdWIi.sig!", "token [token]!"),
         ("key sk-0123456789abcdefgh", "key [token]"),
+        ("provided: sk-proj-********************AbCd.", "provided: [token]."),
         (
             "https://aka.ms/x and learn.microsoft.com/y",
             "https://aka.ms/x and learn.microsoft.com/y",
