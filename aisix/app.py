@@ -30,6 +30,7 @@ from aisix.telemetry.metrics import PrometheusRecorder
 from aisix.transport.curl import CurlTransport
 from aisix.transport.request import Proxy
 from aisix.upstream.azure import AzureOpenAI
+from aisix.upstream.openai import OpenAI
 from aisix.web.applications import (
     Application,
     admin_application,
@@ -229,7 +230,11 @@ def build_data(  # noqa: PLR0913 - the ports at which the halves meet, all by na
 
 def build_adapters(config: Config) -> Mapping[str, Adapter]:
     """The upstream dialects there are, by name."""
-    return {AzureOpenAI.name: AzureOpenAI(allow_link_local=config.upstream.allow_link_local)}
+    allowed = config.upstream.allow_link_local
+    return {
+        AzureOpenAI.name: AzureOpenAI(allow_link_local=allowed),
+        OpenAI.name: OpenAI(allow_link_local=allowed),
+    }
 
 
 def build_transport(config: Config, clock: Clock) -> CurlTransport:

@@ -31,6 +31,7 @@ from aisix.core.ports import (
     Transport,
     UpstreamAnswer,
     UpstreamCall,
+    upstream_request_id,
 )
 from aisix.core.resources import Alias, Deployment, ResourceKey, TokenCredential
 from aisix.core.websocket import open_protocols
@@ -319,7 +320,7 @@ class _Attempt:
         exchange = self._exchange
         self._status = exchange.upstream_status = answer.status
         exchange.timings.upstream_first_byte = answer.first_byte_at
-        exchange.upstream_request_id = answer.headers.get("apim-request-id")
+        exchange.upstream_request_id = upstream_request_id(answer.headers)
         return answer
 
     async def __aenter__(self) -> None:

@@ -311,10 +311,10 @@ _VERIFICATION: Schema = _closed(
     fix={"type": ["string", "null"], "description": "What to do about it."},
     request={"type": ["string", "null"], "description": "Method and URL of the call."},
     upstream_status={"type": ["integer", "null"]},
-    upstream_message={"type": ["string", "null"], "description": "Azure's own words."},
+    upstream_message={"type": ["string", "null"], "description": "The upstream's own words."},
     upstream_request_id={
         "type": ["string", "null"],
-        "description": "Azure's apim-request-id, which its support asks for.",
+        "description": "Azure's apim-request-id, OpenAI's x-request-id: their support asks for it.",
     },
     latency_ms={"type": "integer", "minimum": 0},
 )

@@ -202,7 +202,7 @@ _TLS = _object(
 
 def _provider_key(adapters: Sequence[str]) -> Schema:
     secret = _text(
-        "An Azure OpenAI resource key, or an Entra ID credential as JSON text: tenant_id, "
+        "The upstream's key, or for azure-openai an Entra ID credential as JSON text: tenant_id, "
         "client_id and client_secret or client_certificate (PEM text), optionally authority_host; "
         '{"managed_identity": true} with at most one of client_id, object_id, resource_id; '
         '{"workload_identity": true} with what the environment does not say; in all of them '
@@ -227,13 +227,14 @@ def _provider_key(adapters: Sequence[str]) -> Schema:
         "api_key": {**secret, "description": "Another name of secret; give one of the two."},
         "api_base": _nullable(
             _text(
-                "Origin of the Azure OpenAI resource, or its bare name. Stored in normal form.",
+                "Origin of the Azure OpenAI resource, or its bare name; with openai, what comes "
+                "before /chat/completions (OpenAI's own when left out). Stored in normal form.",
                 max_length=2048,
                 allOf=[_PRINTABLE],
             )
         ),
         "api_version": _nullable(
-            _text('Azure api-version: a dated one, or "v1".', allOf=[_PRINTABLE])
+            _text('Azure api-version: a dated one, or "v1"; none with openai.', allOf=[_PRINTABLE])
         ),
         "request": _nullable(_REQUEST),
         "strip_headers": _list_of_names(
@@ -259,7 +260,8 @@ _MODEL: Schema = {
         ),
     ),
     "model_name": _text(
-        'The Azure deployment name. In a wildcard model a "*" stands for what the alias captured.',
+        "The Azure deployment name, or the model's name at another upstream. In a wildcard model a "
+        '"*" stands for what the alias captured.',
         allOf=[_PRINTABLE, _ONE_STAR],
     ),
     "provider_key_id": _text("The id of a provider key."),

@@ -20,6 +20,7 @@ from aisix.core.ports import (
     Finding,
     TokenSource,
     Transport,
+    upstream_request_id,
 )
 from aisix.core.resources import Deployment, ResourceKey, TokenCredential
 from aisix.errors import CredentialRefused, UpstreamFailed
@@ -152,7 +153,7 @@ class Verifier:
         found.request = f"{call.target.method} {call.target.url}"
         async with self._transport.open(call) as answer:
             found.upstream_status = answer.status
-            found.upstream_request_id = answer.headers.get("apim-request-id")
+            found.upstream_request_id = upstream_request_id(answer.headers)
             body = await answer.read_all(_MAX_ANSWER_BYTES)
         body = _masked(body, deployment, token)
         finding = adapter.judge_answer(answer.status, answer.headers, body, deployment=deployment)

@@ -176,6 +176,11 @@ class UpstreamAnswer(Protocol):
         seconds to end the answer by itself, which saves its connection. What comes is dropped."""
 
 
+def upstream_request_id(headers: Mapping[str, str]) -> str | None:
+    """What the upstream's support asks for: Azure's id of a request, else OpenAI's."""
+    return headers.get("apim-request-id") or headers.get("x-request-id")
+
+
 class Transport(Protocol):
     """The wire. Leaving the context, however, ends the transfer at once."""
 

@@ -35,7 +35,7 @@ class LimitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ResourceKey:
-    """An Azure OpenAI resource key, sent as `api-key`."""
+    """A key of the upstream, sent as it is: an Azure OpenAI resource key, or OpenAI's API key."""
 
     kind: ClassVar[str] = "resource_key"
 

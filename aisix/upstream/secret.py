@@ -77,9 +77,14 @@ def parse_secret(secret: str) -> Credential:
         _check_names(document, form)
         _check_required(document, form)
         return form.read(document)
+    return parse_key(text)
+
+
+def parse_key(text: str) -> ResourceKey:
+    """A key that a header can carry. Raises FieldError."""
     if not _PRINTABLE.fullmatch(text):
         raise FieldError(
-            "secret is no resource key: it holds a space, a line break, a control character or a "
+            "secret is no key: it holds a space, a line break, a control character or a "
             "letter outside ASCII; paste the key alone, without a header name or Bearer"
         )
     return ResourceKey(key=text)

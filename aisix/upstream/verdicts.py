@@ -3,7 +3,8 @@
 A probe asks a resource for its models, or a deployment for a chat without messages, which Azure
 refuses before it does any work: only a request whose address, credential, version and deployment
 are right gets so far. Here the answer, or the failure to get one, becomes a `Finding`. Azure's own
-text goes along, on one line and without anything that looks like a token or a key.
+text goes along, on one line and without anything that looks like a token or a key. A failure to get
+an answer, and the reading of one, are the same for every dialect.
 """
 
 from __future__ import annotations
@@ -47,13 +48,17 @@ _WORDS_OF_NO_AZURE = (
 
 # ── an answer ───────────────────────────────────────────────────────────────────────────────────
 
+Words = tuple[str, str, str]
+"""What is at fault, what was found, what to do."""
 
-class _Answer(NamedTuple):
-    """What came back, read."""
+
+class Answer(NamedTuple):
+    """What came back, read. `said` is the upstream's own text."""
 
     status: int
     refusal: Refusal
     deployment: Deployment
+    said: str
     is_good: bool
     """A success in JSON; it may be cut off, as the list of models is long."""
 
@@ -62,26 +67,35 @@ class _Answer(NamedTuple):
         """Whether a deployment was asked, and not the resource alone."""
         return bool(self.deployment.name)
 
+    def finding(self, words: Words) -> Finding:
+        """What was found, with what the upstream said."""
+        stage, message, fix = words
+        return Finding(stage, message, fix, said=self.said)
+
 
 def judge_answer(
     status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
 ) -> Finding:
     """What the answer to the probe of `deployment` means; without a name it is the resource's."""
+    answer = read_answer(status, headers, body, deployment=deployment)
+    return answer.finding(_judge(answer))
+
+
+def read_answer(
+    status: int, headers: Mapping[str, str], body: bytes, *, deployment: Deployment
+) -> Answer:
+    """What an answer says, on one line and without anything that looks like a token or a key."""
     kind = headers.get("content-type", "")
     refusal = read_refusal(body, kind)
     is_good = status < 300 and "json" in kind and body.lstrip().startswith(b"{")
-    answer = _Answer(status, refusal, deployment, is_good)
     said = "" if status < 300 else refusal.message
     if status >= 300 and not refusal.readable:
         said = body[:_MAX_SAID_CHARS].decode("utf-8", "replace")
-    stage, message, fix = _judge(answer)
-    return Finding(stage, message, fix, said=Scrubber.for_log(one_line(said, _MAX_SAID_CHARS)))
+    said = Scrubber.for_log(one_line(said, _MAX_SAID_CHARS))
+    return Answer(status, refusal, deployment, said, is_good)
 
 
-_Words = tuple[str, str, str]
-
-
-def _judge(answer: _Answer) -> _Words:
+def _judge(answer: Answer) -> Words:
     status = answer.status
     if 300 <= status < 400:
         return (
@@ -109,13 +123,13 @@ def _judge(answer: _Answer) -> _Words:
     )
 
 
-def _all_is_right(answer: _Answer) -> str:
+def _all_is_right(answer: Answer) -> str:
     if answer.of_model:
         return "address, credential, api_version and deployment are right"
     return "address, credential and api_version are right"
 
 
-def _bad_request(answer: _Answer) -> _Words:
+def _bad_request(answer: Answer) -> Words:
     refusal = answer.refusal
     if not refusal.readable:
         return ("address", *_WORDS_OF_NO_AZURE)
@@ -142,7 +156,7 @@ def _bad_request(answer: _Answer) -> _Words:
     return ("", f"{_all_is_right(answer)}: Azure refused only the empty request", "")
 
 
-def _unauthorized(answer: _Answer) -> _Words:
+def _unauthorized(answer: Answer) -> Words:
     credential = answer.deployment.credential
     if answer.refusal.code == "PermissionDenied":
         return ("authentication", "the identity lacks a role on the resource", _ROLE)
@@ -161,7 +175,7 @@ def _unauthorized(answer: _Answer) -> _Words:
     )
 
 
-def _forbidden(answer: _Answer) -> _Words:
+def _forbidden(answer: Answer) -> Words:
     refusal = answer.refusal
     if refusal.code == "AuthenticationTypeDisabled":
         return (
@@ -187,7 +201,7 @@ def _forbidden(answer: _Answer) -> _Words:
     return ("access", "Azure knows the credential and refuses access", _ROLE)
 
 
-def _not_found(answer: _Answer) -> _Words:
+def _not_found(answer: Answer) -> Words:
     refusal, deployment = answer.refusal, answer.deployment
     if not refusal.readable:
         return ("address", *_WORDS_OF_NO_AZURE)
@@ -201,14 +215,14 @@ def _not_found(answer: _Answer) -> _Words:
     return ("version", *_other_version(answer, "Azure does not know this path"))
 
 
-def _other_version(answer: _Answer, message: str) -> tuple[str, str]:
+def _other_version(answer: Answer, message: str) -> tuple[str, str]:
     version = answer.deployment.api_version
     other = "a dated one" if version == V1 else 'a newer date, or "v1"'
     fix = f'api_version is "{version}"; write one that the resource has, such as {other}'
     return (message, f"{fix}, and check that api_base is the resource's endpoint")
 
 
-def _throttled(answer: _Answer) -> _Words:
+def _throttled(answer: Answer) -> Words:
     return (
         "limits",
         "Azure lets the call in and throttles it: its quota is used up, or it has no capacity",
@@ -216,7 +230,7 @@ def _throttled(answer: _Answer) -> _Words:
     )
 
 
-_BY_STATUS: Mapping[int, Callable[[_Answer], _Words]] = {
+_BY_STATUS: Mapping[int, Callable[[Answer], Words]] = {
     400: _bad_request,
     401: _unauthorized,
     403: _forbidden,
@@ -229,7 +243,7 @@ _BY_STATUS: Mapping[int, Callable[[_Answer], _Words]] = {
 
 
 def judge_failure(error: UpstreamFailed) -> Finding:
-    """Why there is no answer: the way to a token, or the way to Azure."""
+    """Why there is no answer: the way to a token, or the way to the upstream."""
     said = Scrubber.for_log(one_line(error.detail or "", _MAX_SAID_CHARS))
     if isinstance(error, CredentialRefused | CredentialUnavailable):
         return Finding("credential", error.message, _credential_fix(error), said=said)
@@ -243,18 +257,24 @@ def judge_failure(error: UpstreamFailed) -> Finding:
         stage, message, fix = _UNREACHABLE[error.reason]
         return Finding(stage, message, fix, said=said)
     if isinstance(error, UpstreamBroken) and error.kind == "decode":
-        return Finding("address", error.message, _WORDS_OF_NO_AZURE[1], said=said)
+        return Finding(
+            "address",
+            error.message,
+            "check api_base: it must be the upstream's endpoint; a proxy on the way may answer "
+            "instead",
+            said=said,
+        )
     return Finding(
         "network", error.message, "check the network between gateway and api_base", said=said
     )
 
 
-_UNREACHABLE: Mapping[str, _Words] = {
+_UNREACHABLE: Mapping[str, Words] = {
     "dns": (
         "network",
         "the host name of api_base does not resolve",
-        "check its spelling: a resource is <name>.openai.azure.com; for a private endpoint, the "
-        "gateway needs the private DNS zone",
+        "check its spelling: an Azure resource is <name>.openai.azure.com; for a private endpoint, "
+        "the gateway needs the private DNS zone",
     ),
     "connect": (
         "network",
@@ -307,7 +327,7 @@ def _timeout_words(error: UpstreamTimeout) -> tuple[str, str]:
         )
     return (
         "connected, but no answer came in time",
-        "check what stands between the gateway and Azure; try again",
+        "check what stands between the gateway and the upstream; try again",
     )
 
 

@@ -14,6 +14,7 @@ from aisix.admin import rules
 from aisix.admin.refusals import Refusal, in_use
 from aisix.core.ports import StoredResource
 from aisix.upstream.azure import AzureOpenAI
+from aisix.upstream.openai import OpenAI
 from tests.support.client_certificates import DAY, certificate_pem, client_pem
 from tests.support.control import AZURE_KEY, MODEL, StubAdapter
 
@@ -245,7 +246,50 @@ def test_many_users_are_counted():
     assert "m10" not in message
 
 
-REAL: Any = {"azure-openai": AzureOpenAI()}
+REAL: Any = {"azure-openai": AzureOpenAI(), "openai": OpenAI()}
+
+
+OPENAI_KEY = {
+    "display_name": "vllm",
+    "provider": "vllm",
+    "adapter": "openai",
+    "secret": "sk-1",
+}
+
+
+def openai_draft(stored: StoredResource | None = None, **fields: Any) -> Any:
+    return rules.draft_provider_key({**OPENAI_KEY, **fields}, stored, adapters=REAL, now=0.0)
+
+
+def test_a_key_for_openai_itself_needs_a_secret_only():
+    draft = openai_draft()
+    assert draft.doc["api_base"] == "https://api.openai.com/v1"
+    assert "api_version" not in draft.doc
+
+
+def test_the_provider_is_a_label_whatever_it_says():
+    assert openai_draft(provider="azure").doc["adapter"] == "openai"
+    assert openai_draft(provider="").doc["adapter"] == "openai"
+    body = {name: value for name, value in OPENAI_KEY.items() if name != "adapter"}
+    said = refusal(rules.draft_provider_key, body, None, adapters=REAL, now=0.0)
+    assert 'must be one of "azure-openai", "openai"' in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"api_base": "vllm:8000"}, "/api_base: api_base needs a scheme"),
+        ({"api_version": "v1"}, "/api_version: api_version is Azure's"),
+        ({"secret": '{"managed_identity":true}'}, "/secret: secret is JSON"),
+    ],
+)
+def test_what_is_azure_s_alone_is_refused_for_openai(fields, said):
+    assert refusal(openai_draft, **fields).startswith(said)
+
+
+def test_a_kept_entra_credential_does_not_pass_to_openai():
+    stored = stored_key(secret='{"managed_identity":true}')
+    assert refusal(openai_draft, stored, secret="***").startswith("/secret: secret is JSON")
 
 
 def entra(pem: str, **fields: str) -> str:
