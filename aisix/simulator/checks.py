@@ -119,6 +119,8 @@ def _stream_options(inbound: Inbound, script: Script) -> Fault | None:
         return None
     version = inbound.query.get("api-version", "")
     dated_before = version[:1].isdigit() and version < _STREAM_OPTIONS_SINCE
+    if script.oldapi and inbound.place.compatible:
+        return faults.extra_forbidden("stream_options", options)
     if script.oldapi or (dated_before and not inbound.place.v1):
         return faults.unrecognized("stream_options")
     if not isinstance(options, dict):

@@ -285,6 +285,62 @@ def _data_sources(_: Occasion) -> Fault:
     return _json(400, {"error": error})
 
 
+# --- as OpenAI and vLLM say it ------------------------------------------------------------------
+
+
+def no_api_key() -> Fault:
+    """401 without a key."""
+    message = (
+        "You didn't provide an API key. You need to provide your API key in an Authorization "
+        "header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+    )
+    return wrapped(401, None, message, type="invalid_request_error", param=None)
+
+
+def invalid_api_key(key: str) -> Fault:
+    """401 of a key that is not known; the middle of it is masked."""
+    message = (
+        f"Incorrect API key provided: {key[:4]}{'*' * 20}{key[-4:]}. You can find your API key at "
+        "https://platform.openai.com/account/api-keys."
+    )
+    return wrapped(401, "invalid_api_key", message, type="invalid_request_error", param=None)
+
+
+def model_not_found(name: str) -> Fault:
+    """404 of a model that is not there."""
+    message = f"The model `{name}` does not exist or you do not have access to it."
+    return wrapped(404, "model_not_found", message, type="invalid_request_error", param=None)
+
+
+def unknown_url(method: str, path: str) -> Fault:
+    """404 of an operation that is not there."""
+    message = f"Unknown request URL: {method} {path}. Please check the URL for typos."
+    return wrapped(404, "unknown_url", message, type="invalid_request_error", param=None)
+
+
+def extra_forbidden(field: str, value: object) -> Fault:
+    """400 of a field that a server built on pydantic does not know: a list printed as text, and
+    numbers as codes."""
+    said = {
+        "type": "extra_forbidden",
+        "loc": ("body", field),
+        "msg": "Extra inputs are not permitted",
+        "input": value,
+    }
+    refusal = {"message": str([said]), "type": "BadRequestError", "param": None, "code": 400}
+    return _json(400, {"object": "error", **refusal})
+
+
+def _insufficient_quota(_: Occasion) -> Fault:
+    return wrapped(
+        429,
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+        type="insufficient_quota",
+        param=None,
+    )
+
+
 # --- 429 ----------------------------------------------------------------------------------------
 
 
@@ -466,6 +522,7 @@ CATALOGUE: dict[str, tuple[str, Builder]] = {
             20,
         ),
     ),
+    "quota": ("429 the account is exhausted, as OpenAI says it", _insufficient_quota),
     "unavailable": (
         "429 temporarily unable",
         _busy(429, "The service is temporarily unable to process your request.", None),

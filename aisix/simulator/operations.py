@@ -3,7 +3,7 @@
 A row says which body an operation reads, where its deployment stands and since which dated
 api-version it exists; `locate` finds the row's path in a request's path. On the dated surface an
 operation either stands below `/openai/deployments/{name}/` or beside it, never both; v1 has no
-such prefix and takes the deployment from the body. Pure.
+such prefix and takes the deployment from the body, and so does the OpenAI-compatible `/v1`. Pure.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ OPERATIONS: Mapping[str, Operation] = {row.key: row for row in _ROWS}
 
 _DATED = re.compile(r"/openai/deployments/([^/]+)/(.+)")
 _V1 = re.compile(r"/openai/v1/(.+)")
+_COMPATIBLE = re.compile(r"/v1/(.+)")
 _TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token")
 _OPENID = re.compile(r"/([^/]+)/v2\.0/\.well-known/openid-configuration")
 _OTHER = re.compile(r"/openai/([^/].*)")
@@ -139,7 +140,8 @@ _TEMPLATES = [path.split("/") for path in dict.fromkeys(r.path for r in _ROWS) i
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """What a path names. `kind`: azure, token, identity, openid or nowhere. `ids` are the names
-    that stand where the operation's path has braces."""
+    that stand where the operation's path has braces. `compatible`: of v1, the surface that is not
+    Azure's."""
 
     kind: str
     operation: str = ""
@@ -147,6 +149,7 @@ class Place:
     ids: tuple[str, ...] = ()
     tenant: str = ""
     v1: bool = False
+    compatible: bool = False
 
 
 def locate(path: str) -> Place:
@@ -154,6 +157,9 @@ def locate(path: str) -> Place:
     if match := _V1.fullmatch(path):
         operation, ids = _operation(match[1])
         return Place(kind="azure", operation=operation, ids=ids, v1=True)
+    if match := _COMPATIBLE.fullmatch(path):
+        operation, ids = _operation(match[1])
+        return Place(kind="azure", operation=operation, ids=ids, v1=True, compatible=True)
     if match := _DATED.fullmatch(path):
         deployment = unquote(match[1])
         kind = "azure" if match[2] in _BELOW_DEPLOYMENTS else "nowhere"

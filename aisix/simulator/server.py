@@ -32,6 +32,7 @@ from tornado.netutil import bind_sockets
 
 from aisix.simulator import faults
 from aisix.simulator.checks import MALFORMED
+from aisix.simulator.compatible import CompatibleSurface
 from aisix.simulator.control import PREFIX, control
 from aisix.simulator.entra import Authority, openid_configuration
 from aisix.simulator.exchange import Answer, Inbound
@@ -66,6 +67,7 @@ class Simulator:
         )
         self.gate = Gate()
         self.surface = Surface(self.options, self.authority)
+        self.compatible = CompatibleSurface(self.options, self.authority)
         self.port = 0
         self.connections_opened = 0
         self.connections_open = 0
@@ -383,7 +385,9 @@ class _Exchange(HTTPMessageDelegate):
             json=value,
             form=body.form,
         )
-        return self._simulator.surface.answer(inbound, script), script
+        simulator = self._simulator
+        surface = simulator.compatible if place.compatible else simulator.surface
+        return surface.answer(inbound, script), script
 
     def _entra(self, place: Place, body: bytes) -> tuple[Answer, Script]:
         simulator = self._simulator

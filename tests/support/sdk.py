@@ -1,4 +1,5 @@
-"""The official openai SDK pointed at a simulator, as the plain and as the Azure client. I/O."""
+"""The official openai SDK pointed at a simulator: as the plain client of its resource or of its
+OpenAI-compatible server, and as the Azure client. I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI
 from aisix.simulator.server import Simulator
 from tests.support.azure import KEY
 
-PLAIN, AZURE = "OpenAI", "AzureOpenAI"
+PLAIN, AZURE, COMPATIBLE = "OpenAI", "AzureOpenAI", "OpenAI at a compatible server"
 KINDS = (PLAIN, AZURE)
 PREVIEW = "2025-04-01-preview"
 
@@ -21,8 +22,9 @@ PREVIEW = "2025-04-01-preview"
 async def sdk_at(sim: Simulator, kind: str, *, api_version: str = PREVIEW) -> AsyncIterator[Any]:
     """One client, closed at the end. Retries are off: an error is to be seen."""
     made: Any
-    if kind == PLAIN:
-        made = AsyncOpenAI(base_url=f"{sim.url}/openai/v1", api_key=KEY, max_retries=0)
+    if kind != AZURE:
+        surface = "/openai/v1" if kind == PLAIN else "/v1"
+        made = AsyncOpenAI(base_url=sim.url + surface, api_key=KEY, max_retries=0)
     else:
         made = AsyncAzureOpenAI(
             azure_endpoint=sim.url, api_key=KEY, api_version=api_version, max_retries=0

@@ -25,6 +25,7 @@ def test_every_operation_has_a_handler_and_every_handler_an_operation() -> None:
         ("/openai/v1/evals/e/runs/r", "evals/{id}/runs/{id}", ("e", "r")),
         ("/openai/v1/files//content", "files//content", ()),
         ("/openai/realtime", "realtime", ()),
+        ("/v1/responses/resp_1", "responses/{id}", ("resp_1",)),
     ],
 )
 def test_names_in_a_path_are_found(path: str, operation: str, ids: tuple[str, ...]) -> None:
@@ -49,6 +50,7 @@ def test_an_operation_stands_below_deployments_or_beside_them(path: str, kind: s
     ("path", "method", "expected"),
     [
         ("/openai/v1/audio/speech", "POST", True),
+        ("/v1/audio/speech", "POST", True),
         ("/openai/deployments/d/audio/speech", "POST", False),
         ("/openai/responses", "POST", True),
         ("/openai/v1/responses/r", "GET", False),
