@@ -21,9 +21,10 @@ from aisix.core.resources import ClientSecret, Credential, Deployment, Fault, Re
 from aisix.simulator.server import Simulator
 from aisix.upstream.azure import AzureOpenAI
 from aisix.upstream.credentials import EntraTokens
+from aisix.upstream.openai import OpenAI
 from tests.integration.test_credentials_entra import CountingRecorder
 from tests.support.azure import CLIENT, CLIENT_SECRET, KEY, TENANT, azure
-from tests.support.builders import make_deployment
+from tests.support.builders import make_deployment, make_openai_deployment
 from tests.support.raw_server import RawConnection, answers, raw_server
 from tests.support.transports import RealClock, curl_transport
 
@@ -42,7 +43,7 @@ async def verifier(*, deadline_s: float = 15.0, **options: Any) -> AsyncIterator
     async with curl_transport(**options) as transport:
         tokens = EntraTokens(transport=transport, clock=clock, recorder=CountingRecorder())
         yield Verifier(
-            adapters={"azure-openai": AzureOpenAI()},
+            adapters={"azure-openai": AzureOpenAI(), "openai": OpenAI()},
             transport=transport,
             tokens=tokens,
             clock=clock,
@@ -424,6 +425,35 @@ async def test_a_slow_token_and_a_slow_answer_together_end_at_the_deadline():
         simulator.script("gpt4o-prod", "hang")
         found = await verify.verify(at(simulator.url, entra(simulator.url)))
     fault(found, "network", "no verdict within 0.6 s", "try again")
+
+
+# ── an OpenAI-compatible server ─────────────────────────────────────────────────────────────────
+
+
+def compatible(api_base: str, **fields: Any) -> Deployment:
+    return make_openai_deployment(
+        api_base=api_base, **{"credential": ResourceKey(KEY), "name": "", **fields}
+    )
+
+
+async def test_a_compatible_server_is_tried_by_its_list_of_models():
+    listed = frozenset({"meta-llama/Llama-3-8B", "mistral"})
+    async with azure(deployments=listed) as simulator, verifier() as verify:
+        base = f"{simulator.url}/v1"
+        found = await verify.verify(compatible(base))
+        told = found.render()
+        assert (told["ok"], told["message"]) == (True, "address and key are right")
+        assert told["request"] == f"GET {base}/models"
+        assert told["upstream_request_id"].startswith("req_")
+        model = await verify.verify(compatible(base, name="meta-llama/Llama-3-8B"))
+        assert (model.finding.ok, model.upstream_status) == (True, 200)
+        other = await verify.verify(compatible(base, name="gpt-4o"))
+        fault(other, "deployment", 'does not list a model "gpt-4o"', "Llama-3-8B, mistral)")
+        wrong = await verify.verify(compatible(base, credential=ResourceKey("sk-other-" + "x" * 9)))
+        fault(wrong, "authentication", "the upstream refuses the key", "a key that is valid")
+        assert "sk-other" not in json.dumps(wrong.render())
+        elsewhere = await verify.verify(compatible(f"{base}/v1"))
+        fault(elsewhere, "address", "no list of models below api_base", "ends in /v1")
 
 
 # ── no call at all ──────────────────────────────────────────────────────────────────────────────

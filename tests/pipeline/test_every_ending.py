@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aisix.core.endpoints import ENDPOINTS, OPTED_USAGE, OTHER, Action, BodyForm, EndpointSpec
-from aisix.core.resources import LimitPolicy
+from aisix.core.resources import Deployment, LimitPolicy
 from aisix.errors import (
     CredentialRefused,
     NotFound,
@@ -23,7 +23,7 @@ from aisix.errors import (
     UpstreamUnreachable,
 )
 from aisix.transport.memory import MemoryAnswer
-from tests.support.builders import make_deployment
+from tests.support.builders import make_deployment, make_openai_deployment
 from tests.support.pipeline import ENTRA, ArrivingBody, Harness
 from tests.support.rows import (
     DONE,
@@ -74,6 +74,9 @@ every_body_mode = pytest.mark.parametrize(
 every_stream = pytest.mark.parametrize("spec", singles(STREAMING))
 every_counted_text_stream = pytest.mark.parametrize(
     "spec", singles(s for s in STREAMING if s.usage in TEXTUAL and s.counts)
+)
+either_adapter = pytest.mark.parametrize(
+    "deployment", [make_deployment(), make_openai_deployment()], ids=lambda d: d.adapter
 )
 every_row = pytest.mark.parametrize("spec", singles(ENDPOINTS))
 
@@ -174,9 +177,10 @@ async def test_over_an_own_limit(spec: EndpointSpec, stream: bool):
 
 
 @every_mode
+@either_adapter
 @pytest.mark.gen_test
-async def test_answered(spec: EndpointSpec, stream: bool):
-    harness = Harness()
+async def test_answered(spec: EndpointSpec, stream: bool, deployment: Deployment):
+    harness = Harness(deployment=deployment)
     harness.transport.script(good_answer(spec, stream=stream))
     exchange, reply = await harness.run(spec, stream=stream)
     assert reply.status == 200
@@ -263,9 +267,10 @@ async def test_refused_by_azure(
 
 
 @every_mode
+@either_adapter
 @pytest.mark.gen_test
-async def test_throttled_by_azure(spec: EndpointSpec, stream: bool):
-    harness = Harness()
+async def test_throttled_by_azure(spec: EndpointSpec, stream: bool, deployment: Deployment):
+    harness = Harness(deployment=deployment)
     harness.transport.script(refused(429, {"code": "429", "message": "m"}, **{"retry-after": "7"}))
     exchange, reply = await harness.run(spec, stream=stream)
     assert (reply.status, reply.headers["retry-after"]) == (429, "7")

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from aisix.core.ports import Deadlines
-from aisix.core.resources import Fault
+from aisix.core.resources import Deployment, Fault
 from aisix.errors import CredentialRefused, CredentialUnavailable
 from aisix.transport.memory import MemoryAnswer
-from tests.support.builders import CHAT, EMBEDDINGS, make_deployment
+from tests.support.builders import CHAT, EMBEDDINGS, make_deployment, make_openai_deployment
 from tests.support.pipeline import ENTRA, Harness
 from tests.support.rows import good_answer, refused
 
@@ -26,6 +26,16 @@ EXPIRED = MemoryAnswer(
 RBAC = refused(401, {"code": "PermissionDenied", "message": "The principal lacks the action"})
 OLD_VERSION = refused(
     400, {"message": "Unrecognized request argument supplied: stream_options", "code": None}
+)
+
+
+OLD_SERVER = MemoryAnswer(
+    status=422,
+    headers={"content-type": "application/json"},
+    pieces=[
+        b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"],'
+        b'"msg":"Extra inputs are not permitted"}]}'
+    ],
 )
 
 
@@ -83,10 +93,17 @@ async def test_a_missing_role_is_no_reason_to_renew():
 
 
 @pytest.mark.gen_test
-async def test_stream_options_are_left_out_for_an_old_version_and_that_is_remembered():
-    harness = Harness()
+@pytest.mark.parametrize(
+    ("deployment", "refusal"),
+    [(make_deployment(), OLD_VERSION), (make_openai_deployment(), OLD_SERVER)],
+    ids=["azure-openai", "openai"],
+)
+async def test_stream_options_are_left_out_where_they_are_not_known_and_that_is_remembered(
+    deployment: Deployment, refusal: MemoryAnswer
+):
+    harness = Harness(deployment=deployment)
     harness.transport.script(
-        OLD_VERSION, good_answer(CHAT, stream=True), good_answer(CHAT, stream=True)
+        refusal, good_answer(CHAT, stream=True), good_answer(CHAT, stream=True)
     )
     _, first = await harness.run(CHAT, stream=True)
     _, second = await harness.run(CHAT, stream=True)

@@ -60,6 +60,19 @@ def make_deployment(**fields: Any) -> Deployment:
     return Deployment(**{**defaults, **fields})
 
 
+def make_openai_deployment(**fields: Any) -> Deployment:
+    """A model of an OpenAI-compatible server."""
+    defaults: dict[str, Any] = {
+        "name": "meta-llama/Llama-3-8B",
+        "provider": "vllm",
+        "adapter": "openai",
+        "api_base": "http://vllm.example:8000/v1",
+        "api_version": "",
+        "provider_key_name": "vllm",
+    }
+    return make_deployment(**{**defaults, **fields})
+
+
 def make_alias(**fields: Any) -> Alias:
     """An alias of `make_deployment()`."""
     defaults: dict[str, Any] = {

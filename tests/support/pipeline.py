@@ -36,6 +36,7 @@ from aisix.relay.pump import Relay
 from aisix.routing.health import Health
 from aisix.transport.memory import MemoryTransport
 from aisix.upstream.azure import AzureOpenAI
+from aisix.upstream.openai import OpenAI
 from tests.support import rows
 from tests.support.builders import Pieces, make_alias, make_deployment, make_key, make_request
 from tests.support.clock import FakeClock
@@ -222,7 +223,10 @@ class Harness:
             authenticator=Authenticator(self.clock),
             limiter=TokenBucketLimiter(self.buckets, assumed_output_tokens=1000),
             dispatcher=Dispatcher(
-                adapters={"azure-openai": AzureOpenAI(now=self.clock.time)},
+                adapters={
+                    "azure-openai": AzureOpenAI(now=self.clock.time),
+                    "openai": OpenAI(now=self.clock.time),
+                },
                 transport=self.transport,
                 tokens=self.tokens,
                 recorder=self.recorder,
