@@ -29,7 +29,7 @@ from aisix.errors import (
     UpstreamMisconfigured,
     UpstreamRejected,
 )
-from aisix.upstream import address, refusals, verdicts
+from aisix.upstream import address, findings, refusals
 from aisix.upstream.body import render_body
 
 _ADDRESSING = frozenset({"api-version", "deployment", "model"})
@@ -255,7 +255,7 @@ class Dialect(ABC):
 
     def judge_failure(self, error: UpstreamFailed) -> Finding:
         """What it means that a probe has no answer."""
-        return verdicts.judge_failure(error)
+        return findings.judge_failure(error)
 
 
 def passed_query(query: str) -> str:

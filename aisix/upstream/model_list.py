@@ -15,8 +15,8 @@ import ujson
 
 from aisix.core.ports import Finding
 from aisix.core.resources import Deployment
+from aisix.upstream.findings import Answer, Words, read_answer
 from aisix.upstream.scrub import one_line
-from aisix.upstream.verdicts import Answer, Words, read_answer
 
 _SHOWN_NAMES = 10
 _MAX_NAME_CHARS = 64

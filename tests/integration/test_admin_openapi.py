@@ -106,8 +106,8 @@ async def test_real_answers_fit_their_documented_schemas():
 
 def test_every_stage_of_a_verdict_is_in_the_document_and_in_the_guide():
     stages = set(DOCUMENT["components"]["schemas"]["Verification"]["properties"]["stage"]["enum"])
-    upstream = ROOT / "aisix" / "upstream" / "verdicts.py"
-    sources = upstream.read_text("utf-8") + (ROOT / "aisix/admin/verify.py").read_text("utf-8")
+    parts = ("upstream/findings", "upstream/verdicts", "upstream/model_list", "admin/verify")
+    sources = "".join((ROOT / f"aisix/{part}.py").read_text("utf-8") for part in parts)
     assert all(f'"{stage}"' in sources for stage in stages if stage)
     section = DOCS.read_text("utf-8").split("## Verify", 1)[1].split("\n## ", 1)[0]
     told = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))

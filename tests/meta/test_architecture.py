@@ -67,7 +67,8 @@ def typing_only(tree: ast.Module) -> set[ast.AST]:
 
 
 def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
-    """Dotted names that a module imports, wherever the statement stands."""
+    """Dotted names that a module imports, wherever the statement stands; a name taken from a module
+    may be a module itself."""
     found: set[str] = set()
     tree = ast.parse(path.read_text())
     skipped = typing_only(tree) if at_run_time else set()
@@ -84,6 +85,7 @@ def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
                 found.update(f"aisix.{alias.name}" for alias in node.names)
             else:
                 found.add(node.module)
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
@@ -118,6 +120,15 @@ def test_a_foreign_library_has_one_door(path: Path):
     for library, allowed in DOORS.items():
         if library in roots:
             assert part_of(path) in allowed, f"{library} is imported outside {sorted(allowed)}"
+
+
+def test_no_dialect_knows_another():
+    folder = PACKAGE / "upstream"
+    known = {path.stem: imports(path) for path in folder.glob("*.py")}
+    dialects = {name for name in known if "aisix.upstream.dialect" in known[name]}
+    assert dialects >= {"azure", "openai"}
+    for name in (*dialects, "dialect"):
+        assert not known[name] & {f"aisix.upstream.{other}" for other in dialects}
 
 
 def test_core_uses_the_standard_library_only():

@@ -9,7 +9,7 @@ from aisix.errors import (
     UpstreamMisconfigured,
     UpstreamUnreachable,
 )
-from aisix.upstream.verdicts import judge_failure
+from aisix.upstream.findings import judge_failure
 
 FAILED = "upstream authentication failed"
 
