@@ -1,7 +1,7 @@
 """How long an upstream asks to wait, in whatever form it says so (decisions §4). Pure.
 
 Azure uses `retry-after-ms`, `x-ms-retry-after-ms`, `Retry-After` in seconds or as a date, and often
-nothing but the text of its message.
+nothing but the text of its message. OpenAI's text may have hours and minutes (`6m0s`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from email.utils import parsedate_to_datetime
 _RETRY_TEXT = re.compile(
     r"(?:retry|try again) (?:after|in) (\d{1,7}(?:\.\d{1,3})?) ?(milliseconds?|ms|seconds?|s)\b",
     re.IGNORECASE,
+)
+_RETRY_DURATION = re.compile(
+    r"try again in (?:(\d{1,4})h)?(?:(\d{1,4})m)?(\d{1,4}(?:\.\d{1,3})?)s\b", re.IGNORECASE
 )
 
 
@@ -30,9 +33,13 @@ def retry_hint_s(headers: Mapping[str, str], message: str, now: float) -> float 
     if wait is not None:
         return wait
     text = _RETRY_TEXT.search(message)
-    if text is None:
+    if text is not None:
+        return float(text[1]) / (1000 if text[2].lower().startswith("m") else 1)
+    duration = _RETRY_DURATION.search(message)
+    if duration is None:
         return None
-    return float(text[1]) / (1000 if text[2].lower().startswith("m") else 1)
+    hours, minutes, seconds = (float(part or 0) for part in duration.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _number(value: str | None) -> float | None:
