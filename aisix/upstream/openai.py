@@ -26,12 +26,14 @@ DEFAULT_API_BASE = "https://api.openai.com/v1"
 _OPENAI_HOST = re.compile(r"(?:[a-z]{2}\.)?api\.openai\.com")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MAX_NAME_CHARS = 256
-_ROWS = [tuple(filter(None, spec.path.split("/"))) for spec in ENDPOINTS]
-_PATHS = frozenset(row for row in _ROWS if not any("{" in part for part in row))
-_TREES = frozenset(row[0] for row in _ROWS if row not in _PATHS) | {
-    row[0] for spec, row in zip(ENDPOINTS, _ROWS, strict=True) if spec.subtree
-}
-"""What objects are below of: too short a word to be cut off where no version stands before it."""
+_PATHS = frozenset(tuple(spec.path.split("/")[1:]) for spec in ENDPOINTS if "{" not in spec.path)
+"""The paths of operations, in segments."""
+
+_TREES = frozenset(
+    spec.path.split("/")[1] for spec in ENDPOINTS if spec.subtree or "{" in spec.path
+)
+"""What objects are below of. A prefix of somebody's own may hold such a word too, so it tells of an
+operation only where a version stands before it."""
 
 
 class OpenAI(Dialect):
