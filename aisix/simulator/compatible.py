@@ -16,7 +16,6 @@ from aisix.simulator import faults
 from aisix.simulator.entra import Authority
 from aisix.simulator.exchange import Answer, Call, Inbound, Json
 from aisix.simulator.faults import Fault
-from aisix.simulator.operations import Operation
 from aisix.simulator.options import SimulatorOptions
 from aisix.simulator.script import Script
 from aisix.simulator.surface import Surface
@@ -41,18 +40,17 @@ class CompatibleSurface(Surface):
         """The answer to one request."""
         return super().answer(inbound, dataclasses.replace(script, plain=True))
 
-    def _refusal(self, inbound: Inbound, operation: Operation | None) -> Fault | None:
-        place = inbound.place
+    def _credentials(self, inbound: Inbound) -> Fault | None:
         scheme, _, key = inbound.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             return faults.no_api_key()
-        if key not in self._options.api_keys:
-            return faults.invalid_api_key(key)
-        if operation is None:
-            return faults.unknown_url(inbound.method, f"/v1/{place.operation}")
-        if operation.deployment and place.deployment and not self._has(place.deployment):
-            return faults.model_not_found(place.deployment)
-        return None
+        return None if key in self._options.api_keys else faults.invalid_api_key(key)
+
+    def _unknown(self, inbound: Inbound) -> Fault:
+        return faults.unknown_url(inbound.method, f"/v1/{inbound.place.operation}")
+
+    def _missing(self, deployment: str) -> Fault:
+        return faults.model_not_found(deployment)
 
     def _has(self, deployment: str) -> bool:
         names = self._options.deployments

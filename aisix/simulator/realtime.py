@@ -31,7 +31,7 @@ from aisix.simulator.wire import Gate
 MODEL = "gpt-4o-realtime-preview-2024-12-17"
 PROTOCOLS = ("realtime",)
 
-_PATH = re.compile(r"/openai/(v1/)?realtime")
+_PATH = re.compile(r"(?:/openai)?/v1/realtime|/openai/realtime")
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _FIN, _OPCODE, _MASKED, _LENGTH = 0x80, 0x0F, 0x80, 0x7F

@@ -332,7 +332,7 @@ class _Exchange(HTTPMessageDelegate):
         refusal: Answer | None
         try:
             script = self._resolve(deployment)
-            refusal = simulator.surface.refuse_session(
+            refusal = self._surface(place).refuse_session(
                 inbound, script, version_known=knows_sessions(record.path, record.query)
             )
         except ScriptError as error:
@@ -385,9 +385,11 @@ class _Exchange(HTTPMessageDelegate):
             json=value,
             form=body.form,
         )
+        return self._surface(place).answer(inbound, script), script
+
+    def _surface(self, place: Place) -> Surface:
         simulator = self._simulator
-        surface = simulator.compatible if place.compatible else simulator.surface
-        return surface.answer(inbound, script), script
+        return simulator.compatible if place.compatible else simulator.surface
 
     def _entra(self, place: Place, body: bytes) -> tuple[Answer, Script]:
         simulator = self._simulator

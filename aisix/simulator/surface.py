@@ -102,9 +102,9 @@ class Surface:
         )
         fault = self._credentials(inbound)
         if fault is None and (not version_known or inbound.method != "GET"):
-            fault = faults.resource_not_found()
+            fault = self._unknown(inbound)
         if fault is None and not self._has(inbound.place.deployment):
-            fault = faults.deployment_not_found()
+            fault = self._missing(inbound.place.deployment)
         if fault is None:
             fault = self._scripted(occasion)
         if fault is None and inbound.headers.get("upgrade", "").lower() != "websocket":
@@ -119,11 +119,17 @@ class Surface:
         if refused is not None:
             return refused
         if operation is None or not self._version_known(inbound, operation):
-            return faults.resource_not_found()
+            return self._unknown(inbound)
         if operation.deployment and not self._has(place.deployment):
             # without a name there is nothing to look for: the body check says so
-            return faults.deployment_not_found() if place.deployment else None
+            return self._missing(place.deployment) if place.deployment else None
         return None
+
+    def _unknown(self, inbound: Inbound) -> Fault:
+        return faults.resource_not_found()
+
+    def _missing(self, deployment: str) -> Fault:
+        return faults.deployment_not_found()
 
     def _credentials(self, inbound: Inbound) -> Fault | None:
         options = self._options

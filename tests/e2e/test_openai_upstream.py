@@ -117,6 +117,25 @@ def test_embeddings_images_and_audio_are_answered(vllm: Vllm, sdk: OpenAI) -> No
     assert paths == ["embeddings", "images/generations", "audio/speech", "audio/transcriptions"]
 
 
+def test_a_realtime_session_names_the_model_in_the_query(vllm: Vllm) -> None:
+    alias, model = vllm.alias()
+    proxy = vllm.gateway.proxy
+    with (
+        OpenAI(
+            base_url=f"{proxy}/v1",
+            websocket_base_url=proxy.replace("http", "ws", 1) + "/v1",
+            api_key=CALLER_KEY,
+        ) as sdk,
+        sdk.realtime.connect(model=alias) as connection,
+    ):
+        created = connection.recv()
+        assert created.type == "session.created"
+        assert getattr(created.session, "model", None) == alias
+    (record,) = vllm.seen(model)
+    assert (record["path"], record["query"]) == ("/v1/realtime", {"model": model})
+    assert record["headers"]["authorization"] == f"Bearer {SIMULATOR_KEY}"
+
+
 def test_files_pass_to_the_server_of_the_alias(vllm: Vllm) -> None:
     alias, _ = vllm.alias()
     vllm.gateway.create_caller_key(FAMILY_KEY, allowed_resources=["files"])

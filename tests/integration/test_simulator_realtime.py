@@ -169,3 +169,19 @@ async def test_a_flood_is_as_large_as_scripted():
         while (event := await caller.event())["type"] != "response.done":
             size += len(event.get("delta", ""))
         assert size >= 2 * 1024 * 1024
+
+
+@pytest.mark.gen_test
+async def test_the_compatible_server_has_sessions_for_a_bearer():
+    async with azure() as simulator:
+        async with client(simulator) as caller:
+            await caller.open("/v1/realtime?model=rt%2Fone", Authorization=f"Bearer {KEY}")
+            await caller.event("session.created")
+            assert simulator.requests[0].deployment == "rt/one"
+        async with client(simulator) as caller:
+            await caller.ask("/v1/realtime?model=rt", api_key=KEY, Authorization=None)
+            assert (await caller.raw.answer()).status == 401
+        async with client(simulator) as caller:
+            await caller.ask("/v1/realtime?model=missing", Authorization=f"Bearer {KEY}")
+            refused = json.loads((await caller.raw.answer()).body)["error"]
+            assert refused["code"] == "model_not_found"

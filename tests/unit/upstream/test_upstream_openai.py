@@ -12,6 +12,7 @@ from aisix.core.exchange import Errand, Payload
 from aisix.core.ports import Adapter, Deadlines
 from aisix.core.resources import ClientSecret, Deployment, ResourceKey
 from aisix.core.shaping import Shaping
+from aisix.core.uplink import Uplink
 from aisix.errors import CredentialUnusable, FieldError, UpstreamMisconfigured
 from aisix.upstream.openai import OpenAI
 
@@ -306,6 +307,37 @@ def test_a_probe_asks_for_the_list_of_models(name):
 def test_an_operation_that_is_to_come_needs_nothing_new():
     spec = EndpointSpec(operation="rerank", method="POST", path="/rerank")
     assert build({}, spec=spec).target.url == "http://127.0.0.1:8000/v1/rerank"
+
+
+REALTIME = next(spec for spec in ENDPOINTS if spec.action is Action.SESSION)
+
+
+@pytest.mark.parametrize(
+    ("api_base", "query", "url"),
+    [
+        (OPENAI, (), "wss://api.openai.com/v1/realtime?model=meta-llama%2FLlama-3-8B%3Alatest"),
+        (
+            "http://127.0.0.1:8000/v1",
+            (("intent", "transcription"),),
+            "ws://127.0.0.1:8000/v1/realtime?model=meta-llama%2FLlama-3-8B%3Alatest"
+            "&intent=transcription",
+        ),
+    ],
+)
+def test_a_session_has_its_model_in_the_query(api_base, query, url):
+    call = openai.build_call(
+        REALTIME,
+        make_deployment(api_base=api_base),
+        payload=Payload({}, requested="alias", stream=True, source=Uplink(), query=query),
+        inject_stream_options=True,
+        token=None,
+        forward=[("Sec-WebSocket-Key", "nonce")],
+        deadlines=Deadlines(),
+    )
+    assert call.target.is_tunnel
+    assert call.target.url == url
+    assert header(call, "authorization") == "Bearer sk-hunter2"
+    assert header(call, "sec-websocket-key") == "nonce"
 
 
 # ── errors in OpenAI's form ──
