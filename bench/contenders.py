@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from bench import proc
 from bench.load import Target, pinned
 from bench.scenarios import SCENARIOS, Scenario
-from bench.settings import HERE
+from bench.settings import HERE, ROOT
 
 MOCK_KEY = "mock-key"
 WARM_UP_STREAM = "n2000"
@@ -177,6 +177,19 @@ def wait_answer(running: subprocess.Popen[bytes], url: str, *, log: Path, author
             time.sleep(0.005)
     tail = log.read_text(errors="replace").strip()[-400:]
     raise StartFailed(f"it did not start: {tail}")
+
+
+@contextmanager
+def simulator(site: Site) -> Iterator[str]:
+    """Its address: the project's own stand-in for Azure, which has more operations than the mock
+    and is slower."""
+    port = free_port()
+    log = site.folder / "simulator.log"
+    words = [sys.executable, "-m", "aisix.simulator", "--port", str(port), "--api-key", MOCK_KEY]
+    with process(words, cpus=[site.cpus.mock], log=log, cwd=ROOT) as program:
+        url = f"http://127.0.0.1:{port}"
+        wait_answer(program, url, log=log, authority=site.authority)
+        yield url
 
 
 @contextmanager

@@ -27,12 +27,13 @@ from bench.contenders import (
     Unavailable,
     free_port,
     process,
+    simulator,
     wait_answer,
 )
 from bench.load import ALIAS_MARK, KEY_MARK, Target
 from bench.nginx import absent as nginx_absent
 from bench.nginx import tls_upstream
-from bench.scenarios import Scenario
+from bench.scenarios import Measure, Scenario
 from bench.settings import ROOT
 
 ADMIN_KEY = "bench-admin-key"
@@ -64,9 +65,7 @@ class Gateway:
         cpus = site.cpus.workers if self.workers > 1 else site.cpus.contender
         scheme = "https" if scenario.tls_in else "http"
         with ExitStack() as stack:
-            upstream = (
-                stack.enter_context(tls_upstream(site)) if self.upstream_tls else site.upstream
-            )
+            upstream = self._upstream(stack, site, scenario)
             env = self._environment(ports, site, scenario) | {
                 "AISIX_STORE__PATH": str(folder / "aisix.db")
             }
@@ -80,6 +79,11 @@ class Gateway:
             with Admin(ports["admin"]) as admin:
                 prepare(admin, upstream, scenario)
             yield Running(called(url, scenario), program.pid, ready_s)
+
+    def _upstream(self, stack: ExitStack, site: Site, scenario: Scenario) -> str:
+        if scenario.measure is Measure.BULK:
+            return stack.enter_context(simulator(site))
+        return stack.enter_context(tls_upstream(site)) if self.upstream_tls else site.upstream
 
     def _environment(
         self, ports: Mapping[str, int], site: Site, scenario: Scenario
@@ -196,5 +200,6 @@ def caller(key: str, limits: Mapping[str, int]) -> dict[str, Any]:
     return {
         "key_hash": hashlib.sha256(key.encode()).hexdigest(),
         "allowed_models": ["*"],
+        "allowed_resources": ["files"],
         "rate_limit": dict(limits),
     }

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bench.scenarios import Scenario
-from bench.settings import BIN, HERE
+from bench.settings import BIN, HERE, ROOT
 
 PROMPT = "Write one line about gateways. " * 8
 # what an OpenAI SDK sends besides Host, Accept, Content-Type, Content-Length and the key
@@ -176,6 +177,21 @@ class LoadGenerator:
         if complaint:
             print(f"  {complaint.strip()}", file=sys.stderr)
         return last
+
+    def bulk(self, target: Target, scenario: Scenario) -> dict[str, float]:
+        """Run `bench.bulk`, a process of its own; its figures. Raises VoidWindow."""
+        credential = dict(target.headers)["Authorization"].removeprefix("Bearer ")
+        place = urlsplit(target.url)
+        words = [sys.executable, "-m", "bench.bulk", "--url", f"{place.scheme}://{place.netloc}"]
+        words += ["--key", credential, "--model", target.model]
+        words += ["--mb", str(scenario.body_bytes // 1_000_000)]
+        words += ["--readers", str(scenario.connections)]
+        ended = subprocess.run(
+            pinned([self._cpu], words), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            raise VoidWindow(ended.stderr.strip()[-300:])
+        return {name: float(figure) for name, figure in json.loads(ended.stdout).items()}
 
     @contextmanager
     def idle(self, target: Target, scenario: Scenario) -> Iterator[None]:

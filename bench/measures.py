@@ -122,6 +122,30 @@ def _peak_of(running: Running, act: Callable[[], object]) -> Reading:
     return Reading({"peak_mb": (highest - before) / _KB, "rss_mb": highest / _KB})
 
 
+def bulk(bench: Bench, scenario: Scenario, running: Running) -> Reading:
+    """Resident memory before, at its highest and after, of large bodies both ways beside streams
+    whose readers lag behind."""
+    target = running.target(scenario.deployment)
+    bench.load.bulk(target, replace(scenario, body_bytes=2_000_000, connections=2))
+    settle()
+    pids = running.pids()
+    proc.reset_peak(pids)
+    before = proc.memory(pids).rss_kb
+    figures = bench.load.bulk(target, scenario)
+    highest = proc.peak_kb(pids)
+    settle()
+    return Reading(
+        {
+            "before_mb": before / _KB,
+            "peak_mb": (highest - before) / _KB,
+            "rss_mb": highest / _KB,
+            "after_mb": proc.memory(pids).rss_kb / _KB,
+            "seconds": figures["seconds"],
+            "read_mb": figures["read_mb"],
+        }
+    )
+
+
 def start(_bench: Bench, _scenario: Scenario, running: Running) -> Reading:
     """Seconds to the first answer, and memory at rest."""
     settle()
@@ -206,6 +230,7 @@ _MEASURES: Mapping[Measure, tuple[Measurement, bool]] = {
     Measure.IDLE: (idle, True),
     Measure.PEAK: (peak, True),
     Measure.SLOW_READER: (slow_reader, True),
+    Measure.BULK: (bulk, True),
     Measure.START: (start, True),
     Measure.SOAK: (soak, True),
 }

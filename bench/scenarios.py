@@ -28,6 +28,7 @@ class Measure(Enum):
     IDLE = auto()
     PEAK = auto()
     SLOW_READER = auto()
+    BULK = auto()
     SOAK = auto()
     START = auto()
 
@@ -36,12 +37,13 @@ class Measure(Enum):
 class Scenario:
     """One row.
 
-    `deployment` tells the mock what to do (see `mockaz.c`); `chunks` is the number of streamed
-    content chunks, 0 for an answer in one piece; `delay_s` the mock's own time, from which the
-    ideal rate follows; `lockstep` sends all requests together, again and again; `spread` asks how
-    the connections are spread over the processes; `keys` and `aliases` how many are configured
-    and used in turn; `rate` a constant number of requests per second, of which `limit_rps` may
-    pass (0 = as fast as answers come, all of them).
+    `deployment` tells the mock what to do (see `mockaz.c`; for BULK, which needs files, the
+    project's own simulator); `chunks` is the number of streamed content chunks, 0 for an answer in
+    one piece; `delay_s` the mock's own time, from which the ideal rate follows; `lockstep` sends
+    all requests together, again and again; `spread` asks how the connections are spread over the
+    processes; `keys` and `aliases` how many are configured and used in turn; `rate` a constant
+    number of requests per second, of which `limit_rps` may pass (0 = as fast as answers come, all
+    of them). For BULK `connections` are slow readers, `body_bytes` what goes up and down each.
     """
 
     id: str
@@ -165,6 +167,15 @@ SCENARIOS = (
         deployment="n220000",
         chunks=220_000,
         contenders=OWN,
+    ),
+    Scenario(
+        "bulk",
+        "an upload and a download of 500 MB and 200 slow readers at once",
+        Measure.BULK,
+        deployment="bulk100",
+        connections=200,
+        body_bytes=500_000_000,
+        contenders=("gateway",),
     ),
     Scenario(
         "tls-in",
