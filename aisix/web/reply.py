@@ -54,6 +54,9 @@ class Line(Protocol):
     def hang_up(self) -> None:
         """Close now."""
 
+    def reset(self) -> None:
+        """Close now, so that the caller sees that something is missing."""
+
 
 class ConnectionReply:
     """One answer on one connection."""
@@ -158,7 +161,10 @@ class ConnectionReply:
     def abort(self) -> None:
         """Close the connection without a proper end."""
         self.ended = True
-        self._line.hang_up()
+        if self._closing:
+            self._line.reset()  # or its end would be taken for that of the answer
+        else:
+            self._line.hang_up()
 
     def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
         if self.departed:

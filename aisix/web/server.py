@@ -130,3 +130,7 @@ class _LastLine:
     def hang_up(self) -> None:
         """Close now."""
         self._stream.close()
+
+    def reset(self) -> None:
+        """It gets no answer that could be taken for a whole one."""
+        self._stream.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -72,6 +74,25 @@ async def test_an_answer_without_content_has_no_body_and_no_framing(row: str) ->
         again = await caller.answer()
         assert (again.status, again.error["message"]) == (404, "No such object")
         await front.idle()
+
+
+@pytest.mark.gen_test
+async def test_a_caller_of_http_1_0_sees_that_a_download_without_a_length_was_cut() -> None:
+    """The end of such an answer is the end of its connection: a proper one would be a lie."""
+    harness = Harness()
+    harness.transport.script(
+        MemoryAnswer(headers={"content-type": "text/plain"}, pieces=[b"the beginning", CUT])
+    )
+    async with serve_proxy(harness.pipeline) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(request("GET", "/v1/files/file-1/content", headers=CALLER, version="1.0"))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
+        await front.idle()
+    await harness.audit()
 
 
 @pytest.mark.gen_test
