@@ -26,7 +26,7 @@ from multipart import (
 
 from aisix.core.exchange import Payload
 from aisix.core.request import InboundRequest
-from aisix.errors import BadRequest
+from aisix.errors import BadRequest, BodyTooLarge
 from aisix.routing.passage import Passage
 
 MODEL = "model"
@@ -172,15 +172,24 @@ class FormEditor:
 
 
 class FormSource:
-    """A form as a BodySource. `limit_bytes` 0 = no limit."""
+    """A form as a BodySource. `limit_bytes` is for all of it, `hold_bytes` for what is held while
+    its alias is looked for; 0 = no limit."""
 
     length: int | None = None
 
-    def __init__(self, pieces: AsyncIterator[bytes], boundary: str, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        boundary: str,
+        *,
+        limit_bytes: int,
+        hold_bytes: int = 0,
+    ) -> None:
         self.content_type = f'multipart/form-data; boundary="{boundary}"'
         self.fields: dict[str, str] = {}
         self._passage = Passage(pieces, limit_bytes=limit_bytes)
         self._boundary = boundary
+        self._hold_bytes = hold_bytes
 
     @property
     def replayable(self) -> bool:
@@ -201,10 +210,21 @@ class FormSource:
                     param=MODEL,
                 )
             editor.feed(piece)
+            if self._hold_bytes and self._passage.read_bytes > self._hold_bytes:
+                self._check_found()
         name = self.fields[MODEL]
         if not name:
             raise BadRequest(f"{_PREFIX}{MODEL} must not be empty", param=MODEL)
         return name
+
+    def _check_found(self) -> None:
+        """Nobody has been admitted yet: what waits for a model must not fill the disk."""
+        if MODEL not in self.fields:
+            raise BodyTooLarge(
+                f"{_PREFIX}{MODEL} does not come within the first {self._hold_bytes} bytes of the "
+                f"form; put {MODEL} before the file, or into the path",
+                param=MODEL,
+            )
 
     async def open(self, deployment_name: str) -> AsyncIterator[bytes]:
         """The form for a deployment: what is held of it, then the rest as it arrives."""
@@ -225,10 +245,11 @@ def _quoted(text: str) -> str:
     return quoted
 
 
-async def read_form(request: InboundRequest, *, limit_bytes: int) -> Payload:
+async def read_form(request: InboundRequest, *, limit_bytes: int, hold_bytes: int = 0) -> Payload:
     """The form of `request`, read as far as its alias. Raises BadRequest, BodyTooLarge."""
     boundary = boundary_of(request.headers.get("content-type"))
-    source = FormSource(request.body.chunks(), boundary, limit_bytes=limit_bytes)
+    pieces = request.body.chunks()
+    source = FormSource(pieces, boundary, limit_bytes=limit_bytes, hold_bytes=hold_bytes)
     name = request.path_name
     if name is None:
         try:

@@ -19,7 +19,8 @@ from aisix.routing.session import parse_session
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bytes; 0 = no limit. `whole` for bodies that are read whole, `upload` for those that pass."""
+    """Bytes; 0 = no limit. `whole` for bodies that are read whole, and for what is held of others;
+    `upload` for those that pass."""
 
     whole: int = 0
     upload: int = 0
@@ -43,7 +44,7 @@ async def take_in(request: InboundRequest, limits: BodyLimits) -> Payload:
         return Payload(document={}, requested="", stream=stream)
     check_encoding(request.headers)
     if form is BodyForm.FORM:
-        return await read_form(request, limit_bytes=limits.upload)
+        return await read_form(request, limit_bytes=limits.upload, hold_bytes=limits.whole)
     return pass_body(request, limit_bytes=limits.upload)
 
 

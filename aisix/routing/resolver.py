@@ -39,10 +39,10 @@ def resolve(snapshot: Snapshot, caller: ApiKey, requested: str) -> tuple[Alias, 
 
 def meant(snapshot: Snapshot, caller: ApiKey, named: str | None) -> str:
     """The alias that a request means which need not name one: the named one, or the only one that
-    `caller` may use. Raises BadRequest."""
+    `caller` may use; a wildcard is none, it has no name of its own. Raises BadRequest."""
     if named:
         return named
-    usable = [name for name in snapshot.aliases if caller.allows(name)]
+    usable = [name for name in snapshot.aliases if "*" not in name and caller.allows(name)]
     if len(usable) == 1:
         return usable[0]
     raise BadRequest(

@@ -219,6 +219,14 @@ def test_the_only_alias_of_a_key_need_not_be_named():
     assert found.payload.requested == "gpt-away"
 
 
+def test_a_wildcard_is_no_model_that_could_be_meant():
+    everything = make_alias(id="m-8", name="gpt-*", deployment=replace(WEST, name="west-*"))
+    assert pass_to(of=snapshot(everything, ALIAS)).alias == ALIAS
+    with pytest.raises(BadRequest, match="x-aisix-model"):
+        pass_to(of=snapshot(everything))
+    assert pass_to({"x-aisix-model": "gpt-9"}, of=snapshot(everything)).alias == everything
+
+
 def test_which_of_several_is_asked():
     with pytest.raises(BadRequest) as refused:
         pass_to()

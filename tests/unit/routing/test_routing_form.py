@@ -355,6 +355,21 @@ async def test_a_form_over_the_limit_is_refused_where_that_shows():
         await sent(given)
 
 
+@pytest.mark.parametrize("parts", [(MODEL, AUDIO), (AUDIO, MODEL)], ids=["before", "after"])
+@pytest.mark.gen_test
+async def test_only_so_much_is_held_while_the_model_is_looked_for(parts):
+    given = FormSource(
+        Pieces(*cut(form(*parts), 100)), BOUNDARY, limit_bytes=0, hold_bytes=len(FILE) // 2
+    )
+    if parts[0] is MODEL:
+        assert await given.find_alias() == "my-alias"
+        assert parsed(await sent(given))[1] == AUDIO
+        return
+    with pytest.raises(BodyTooLarge, match="put model before the file") as refused:
+        await given.find_alias()
+    assert (refused.value.status, refused.value.param) == (413, "model")
+
+
 def test_a_form_of_endless_parts_is_refused():
     editor = FormEditor(BOUNDARY, {})
     with pytest.raises(BadRequest):
