@@ -286,6 +286,28 @@ def test_a_caller_that_leaves_in_mid_upload_is_a_499_and_upstream_sees_the_end(
     )
 
 
+@pytest.mark.parametrize("target", [HEAR, "/v1/files"])
+def test_a_caller_that_waits_for_it_is_told_to_go_on(bench: Stand, alias: str, target: str) -> None:
+    """As curl does before a large body."""
+    fields = [("model", None, alias.encode()), ("purpose", None, b"user_data")]
+    body = form(*(fields[1:] if target == "/v1/files" else fields[:1]), FILE)
+    headers = {
+        "Authorization": f"Bearer {KEEPER}",
+        "x-aisix-model": alias,
+        "Content-Type": FORM,
+        "Content-Length": str(len(body)),
+        "Expect": "100-continue",
+    }
+    with Wire(bench.gateway.proxy) as wire:
+        wire.send(head("POST", target, headers))
+        assert wire.answer_head()[0] == 100
+        wire.send(body)
+        assert wire.answer().status == 200
+    with Wire(bench.gateway.proxy) as wire:
+        wire.send(head("POST", "/v1/files", {**headers, "Authorization": f"Bearer {CALLER_KEY}"}))
+        assert wire.answer_head()[0] == 403, "and is not told so in vain"
+
+
 # --- paths --------------------------------------------------------------------------------------
 
 

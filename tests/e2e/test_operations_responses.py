@@ -240,6 +240,21 @@ def test_old_ids_lead_to_the_old_resource_and_new_ones_to_the_new(
         assert len(bench.azure.requests(deployment=deployment)) == 2
 
 
+@by_version
+def test_a_wildcard_model_finds_its_responses_again(bench: Stand, version: str) -> None:
+    deployment = unique("gpt4o")
+    program = bench.gateway
+    family = deployment[-12:]
+    pattern = f"{family}-*"
+    program.create_model(pattern, "gpt4o-*", bench.provider_key_id, api_version=version)
+    first, second = (made(bench, f"{family}-{name}") for name in ("one", "two"))
+    for response, name in ((first, "one"), (second, "two")):
+        again = ask(bench, "GET", f"/{response['id']}").json
+        assert (again["id"], again["model"]) == (response["id"], f"{family}-{name}")
+    follow = made(bench, f"{family}-two", previous_response_id=first["id"])
+    assert follow["previous_response_id"] == first["id"]
+
+
 def test_going_on_at_another_resource_is_a_400_that_says_so(bench: Stand) -> None:
     with simulator() as second:
         program = bench.gateway

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +200,30 @@ def test_the_sdk_tries_again_by_itself(bench: Stand, kind: str) -> None:
     with sdk_to(bench.gateway, kind, key=KEEPER, max_retries=1) as sdk:
         heard = sdk.audio.transcriptions.create(model=alias, file=("a.wav", b"\0" * 5 * MB))
     assert str(5 * MB) in heard.text
+
+
+# --- the end of the gateway ---------------------------------------------------------------------
+
+
+def test_an_upload_and_a_download_under_way_are_finished_before_the_end(tmp_path: Path) -> None:
+    with stand(tmp_path) as bench:
+        name = unique("alias")
+        key_id = bench.gateway.create_provider_key(bench.azure.url, api_version=V1)
+        bench.gateway.create_model(name, "tts-bulk64", key_id)
+        body = form(("model", None, name.encode()), ("file", "a.wav", b"\0" * MB))
+        speech = {"model": name, "voice": "alloy", "input": "hello"}
+        told = {"Content-Type": FORM, "Content-Length": str(len(body))}
+        with Wire(bench.gateway.proxy) as up, Wire(bench.gateway.proxy) as down:
+            down.send(post("/v1/audio/speech", speech))
+            down.read_until(b"\r\n\r\n")
+            up.send(head("POST", "/v1/audio/transcriptions", told) + body[: MB // 2])
+            bench.azure.requests(phase="receiving", wait=1)
+            bench.gateway.send_signal(signal.SIGTERM)
+            bench.gateway.events("gateway.draining")
+            up.send(body[MB // 2 :])
+            assert up.answer().status == 200
+            assert down.rest().endswith(b"\r\n0\r\n\r\n")
+        assert bench.gateway.wait().status == 0
 
 
 # --- broken off in the middle of a download -----------------------------------------------------
