@@ -33,6 +33,20 @@ def bench(tmp_path: Path) -> Iterator[Stand]:
         yield running
 
 
+def test_pictures_of_20_mb_cost_at_most_100_mb(bench: Stand) -> None:
+    """As text they are 27 MB; that they are read costs twice as much again."""
+    process = Process(bench.gateway.process.pid)
+    for size, most in ((10, 0), (20 * MB, 100 * MB)):
+        alias = bench.alias(f"gpt-image-size{size}", api_version="v1")
+        process.until_still()
+        idle_bytes = process.bytes_of("VmRSS")
+        body = {"model": alias, "prompt": "a cat"}
+        answer = bench.gateway.call("/v1/images/generations", body)
+        assert (answer.status, len(answer.json["data"])) == (200, 1)
+        if most:
+            assert process.bytes_of("VmHWM") - idle_bytes <= most
+
+
 def load(bench: Stand, alias: str, megabytes: int, readers: int) -> dict[str, float]:
     """Let the load generator, a process of its own, do all of it; what it says."""
     words = ["--url", bench.gateway.proxy, "--key", KEY, "--model", alias]

@@ -90,10 +90,17 @@ def test_a_large_answer_whose_model_is_hard_to_find_is_still_right(head: bytes) 
     assert json.loads(answer(body, EMBEDDINGS)) == {**json.loads(body), "model": "my-gpt"}
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a":', b"[]", b"7", b'{"a":"\xff"}'])
-def test_an_answer_that_is_no_json_object_cannot_be_decoded(body: bytes) -> None:
+@pytest.mark.parametrize("spec", [CHAT, SPECS["generate_images"]], ids=["chat", "images"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b'{"a":', b"[]", b"7", b'{"a":"\xff"}', b'{"a":' * 100_000],
+    ids=lambda body: body[:9].decode("latin-1"),
+)
+def test_an_answer_that_is_no_json_object_cannot_be_decoded(
+    body: bytes, spec: EndpointSpec
+) -> None:
     with pytest.raises(UpstreamBroken) as caught:
-        answer(body)
+        answer(body, spec)
     assert (caught.value.status, caught.value.type) == (502, "upstream_decode_error")
 
 
