@@ -95,6 +95,9 @@ class BodySource(Protocol):
         """The bytes for a deployment, whose name takes the place of the alias. Raises BadRequest
         and BodyTooLarge where the body shows to be so, CallerDeparted."""
 
+    def let_go(self) -> None:
+        """It will not be opened again: what is held for that need not be. Idempotent."""
+
     def close(self) -> None:
         """Nothing of it is needed any more. Idempotent."""
 
@@ -132,6 +135,8 @@ class Payload:
         """No call will be built from it any more: a body can be large, and its answer long."""
         self.document = {}
         self.raw = b""
+        if self.source is not None:
+            self.source.let_go()
 
     def close(self) -> None:
         """The exchange has ended."""

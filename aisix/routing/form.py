@@ -13,7 +13,7 @@ what is held of a part that is no file is bounded; whatever is wrong with a form
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -226,13 +226,22 @@ class FormSource:
                 param=MODEL,
             )
 
-    async def open(self, deployment_name: str) -> AsyncIterator[bytes]:
+    def open(self, deployment_name: str) -> AsyncIterator[bytes]:
         """The form for a deployment: what is held of it, then the rest as it arrives."""
         editor = FormEditor(self._boundary, self.fields, deployment_name)
-        async with aclosing(self._passage.pieces()) as pieces:
+        return self._edited(editor, self._passage.pieces())
+
+    async def _edited(
+        self, editor: FormEditor, pieces: AsyncGenerator[bytes, None]
+    ) -> AsyncIterator[bytes]:
+        async with aclosing(pieces):
             async for piece in pieces:
                 yield editor.feed(piece)
         yield editor.end()
+
+    def let_go(self) -> None:
+        """It will not be opened again."""
+        self._passage.let_go()
 
     def close(self) -> None:
         """Give back what is held of it."""

@@ -30,6 +30,8 @@ class Passage:
         self._limit_bytes = limit_bytes
         self._ended = False
         self._spool = Spool()
+        self._passed = False
+        self._final = False
 
     @property
     def replayable(self) -> bool:
@@ -49,13 +51,27 @@ class Passage:
             await self._spool.write(piece)
         return piece
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it: what is held, then the rest as it arrives."""
+        self._passed = False  # here and not when the first is asked for: see `let_go`
+        return self._pass()
+
+    async def _pass(self) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._spool.pieces()) as held:
             async for piece in held:
                 yield piece
         while piece := await self.next(hold=self.replayable and self.read_bytes < HELD_BYTES):
             yield piece
+        self._passed = True
+        if self._final:
+            self.close()
+
+    def let_go(self) -> None:
+        """It will not begin anew: what is held is given back as soon as it has passed, which is
+        now, or at the end of what has begun."""
+        self._final = True
+        if self._passed:
+            self.close()
 
     def close(self) -> None:
         """Give back what is held. Idempotent."""
@@ -78,6 +94,10 @@ class PassedBody:
     def open(self, deployment_name: str) -> AsyncIterator[bytes]:
         """The body; the same for every deployment."""
         return self._passage.pieces()
+
+    def let_go(self) -> None:
+        """It will not be opened again."""
+        self._passage.let_go()
 
     def close(self) -> None:
         """Give back what is held of it."""

@@ -111,6 +111,42 @@ async def test_a_form_that_was_given_up_in_the_middle_can_be_sent_again():
     assert parsed(await sent(given)) == [("model", "", b"my-deployment"), AUDIO]
 
 
+@pytest.mark.parametrize("when", ["before", "while", "after"])
+@pytest.mark.gen_test
+async def test_what_is_held_goes_when_it_has_passed_for_the_last_time(when):
+    """The answer may be long in coming, and longer."""
+    before = open_files()
+    large = ("file", "a.wav", b"\x00\xff" * SPOOL_BYTES)
+    given = source(*cut(form(large, MODEL), 65_536))
+    await given.find_alias()
+    assert open_files() == before + 1
+    if when == "before":
+        given.let_go()
+    pieces = []
+    async for piece in given.open("my-deployment"):
+        pieces.append(piece)
+        if when == "while":
+            given.let_go()
+    if when == "after":
+        assert open_files() == before + 1
+        given.let_go()
+    assert parsed(b"".join(pieces)) == [large, ("model", "", b"my-deployment")]
+    assert open_files() == before
+    given.close()
+
+
+@pytest.mark.gen_test
+async def test_what_is_let_go_between_two_openings_is_still_there_for_the_second():
+    """As dispatch does: the second call is built, then the payload is let go, then it is sent."""
+    given = source(form(MODEL, AUDIO))
+    await given.find_alias()
+    first = await sent(given)
+    second = given.open("my-deployment")
+    given.let_go()
+    assert b"".join([piece async for piece in second]) == first
+    given.close()
+
+
 @pytest.mark.gen_test
 async def test_a_large_form_cannot_be_sent_again():
     large = ("file", "a.wav", b"\x00\xff" * HELD_BYTES)

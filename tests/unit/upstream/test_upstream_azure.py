@@ -127,6 +127,9 @@ class Given:
     async def open(self, deployment_name):
         yield deployment_name.encode()
 
+    def let_go(self):
+        pass
+
     def close(self):
         pass
 
