@@ -38,6 +38,9 @@ class Uplink:
         if not self._closed:
             await self._pieces.put(piece)
 
+    def let_go(self) -> None:
+        """Nothing is held but the one piece that is on its way."""
+
     def close(self) -> None:
         """Nobody will take anything any more: whoever waits to put goes on."""
         self._closed = True

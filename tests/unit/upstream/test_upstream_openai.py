@@ -237,6 +237,9 @@ class Form:
     async def open(self, deployment_name):
         yield deployment_name.encode()
 
+    def let_go(self) -> None:
+        pass
+
     def close(self):
         pass
 
