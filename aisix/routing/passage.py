@@ -60,11 +60,14 @@ class Passage:
         async with aclosing(self._spool.pieces()) as held:
             async for piece in held:
                 yield piece
-        while piece := await self.next(hold=self.replayable and self.read_bytes < HELD_BYTES):
+        while piece := await self.next(hold=self._is_worth_holding()):
             yield piece
         self._passed = True
         if self._final:
             self.close()
+
+    def _is_worth_holding(self) -> bool:
+        return not self._final and self.replayable and self.read_bytes < HELD_BYTES
 
     def let_go(self) -> None:
         """It will not begin anew: what is held is given back as soon as it has passed, which is

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -36,7 +37,7 @@ class Spool:
                 if self._file is None:
                     # not in a thread: a wait that is cancelled would lose it open
                     self._file = TemporaryFile()  # noqa: SIM115 - closed by `close`
-                await asyncio.to_thread(self._file.write, piece)
+                await asyncio.to_thread(_append, self._file, piece)
             except OSError as error:
                 raise Overloaded(
                     "the gateway has no room to hold this form until its part model comes; put "
@@ -58,4 +59,11 @@ class Spool:
         """Let go of it. Idempotent."""
         self._memory.clear()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # it tries once more to write what had no room
+                self._file.close()
+
+
+def _append(file: IO[bytes], piece: bytes) -> None:
+    """Now, not when the buffer is full: who writes is told that there is no room."""
+    file.write(piece)
+    file.flush()

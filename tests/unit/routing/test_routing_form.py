@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import re
+import resource
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator
 from io import BytesIO
@@ -247,6 +248,23 @@ async def test_without_room_for_a_file_the_caller_is_told_what_to_do(monkeypatch
         await given.find_alias()
     assert refused.value.status == 503
     given.close()
+
+
+@pytest.mark.gen_test
+async def test_a_disk_that_is_full_is_told_of_and_given_back():
+    before, limits = open_files(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    spool = Spool()
+    await spool.write(b"x" * SPOOL_BYTES)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_500, limits[1]))
+    try:
+        with pytest.raises(Overloaded) as refused:
+            for _ in range(40):
+                await spool.write(b"x" * 1000)
+        spool.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.status == 503
+    assert open_files() == before
 
 
 # what other readers could take for a second name, or for the end of a header
