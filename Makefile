@@ -10,6 +10,7 @@ FUZZ_SEED ?= 1
 FUZZ_SERVED ?= 100000
 SOAK_ROUNDS ?= 50
 TEST_PROCESSES ?= auto
+CLIENTS ?=
 
 .PHONY: help setup setup-dev demo run simulator test test-clients soak fuzz check lint format types cover bench bench-peers docs clean
 
@@ -48,8 +49,11 @@ simulator: $(VENV)/.runtime ## the Azure simulator alone
 test: $(VENV)/.dev ## the whole test suite, on every CPU (TEST_PROCESSES=0: in one process)
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
-test-clients: $(VENV)/.dev ## official SDKs against the gateway
-	$(BIN)/python -m pytest -q tests/e2e -k "sdk or js"
+test-clients: $(VENV)/.dev ## real clients, each in its own environment; writes docs/clients.md (CLIENTS="…": some)
+	$(BIN)/python -m tests.clients.environments $(CLIENTS)
+	AISIX_TEST_CLIENTS="$(CLIENTS)" $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) -m clients tests/clients
+	$(if $(CLIENTS),,$(BIN)/python -m pytest -q tests/e2e -k "sdk or js")
+	$(if $(CLIENTS),,$(BIN)/python -m tests.clients.report)
 
 soak: $(VENV)/.dev ## 50 start/stop cycles, repeated e2e journeys (long)
 	AISIX_TEST_SOAK_ROUNDS=$(SOAK_ROUNDS) $(BIN)/python -m pytest -q -m soak --timeout 1800

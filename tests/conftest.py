@@ -83,12 +83,14 @@ def needed_service(request: pytest.FixtureRequest) -> None:
             pytest.skip(message)
 
 
+ASKED_FOR = ("soak", "clients")
+"""Markers of long forms: such tests run only when their marker is asked for."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Soak tests run only when asked for by their marker."""
-    if "soak" in (config.option.markexpr or ""):
-        return
-    kept = [item for item in items if item.get_closest_marker("soak") is None]
-    dropped = [item for item in items if item.get_closest_marker("soak") is not None]
+    """Long forms run only when asked for by their marker."""
+    unasked = [name for name in ASKED_FOR if name not in (config.option.markexpr or "")]
+    dropped = [item for item in items if any(map(item.get_closest_marker, unasked))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+        items[:] = [item for item in items if item not in dropped]

@@ -1,0 +1,140 @@
+"""Which clients are tried against the gateway, and what each of them must be able to do. Pure.
+
+A client is a row: its pins, the program that runs inside its environment, the ways it can be set
+up, and the operations it has. The suite, its environments and `docs/clients.md` follow this table.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PINS = HERE / "pins"
+PROGRAMS = HERE / "programs"
+
+OPERATIONS = {
+    "chat": "chat completion",
+    "chat_stream": "chat, streamed",
+    "chat_stream_usage": "chat, streamed with its usage",
+    "chat_stream_raw": "chat, streamed, lines read raw",
+    "chat_tools": "chat with a tool call",
+    "chat_tools_stream": "chat with a tool call, streamed",
+    "completions": "completion",
+    "completions_stream": "completion, streamed",
+    "embeddings": "embeddings of texts",
+    "embeddings_tokens": "embeddings of token arrays",
+    "embeddings_base64": "embeddings as base64",
+    "responses": "response",
+    "responses_stream": "response, streamed",
+    "responses_retrieve": "response read again",
+    "responses_continue": "response continued by `previous_response_id`",
+    "responses_input_items": "response: its input items",
+    "responses_delete": "response deleted",
+    "responses_cancel": "response in the background, cancelled",
+    "images_generate": "image generation (DALL-E, gpt-image)",
+    "images_generate_stream": "image generation, streamed",
+    "images_edit": "image edit",
+    "transcribe": "transcription (Whisper, gpt-4o-transcribe)",
+    "transcribe_text": "transcription as text",
+    "transcribe_srt": "transcription as subtitles",
+    "transcribe_stream": "transcription, streamed",
+    "translate": "speech translated",
+    "speech": "text spoken",
+    "speech_stream": "text spoken, read in pieces",
+    "models_list": "models listed",
+    "models_retrieve": "model read",
+    "files_upload": "file uploaded",
+    "files_content": "file: its content",
+    "files_list": "files listed",
+    "files_delete": "file deleted",
+    "batches_create": "batch created",
+    "batches_list": "batches listed",
+    "error_401": "unknown key: the client's own error for 401",
+    "error_404": "unknown model: the one for 404",
+    "error_429": "over a limit: the one for 429",
+    "error_stream": "a stream that breaks off raises",
+    "retry_429": "throttled call tried again by the client",
+}
+"""What there is to try, in the order of the table."""
+
+UPSTREAMS = ("v1", "2025-04-01-preview")
+"""The api-versions by which the gateway calls Azure: each client is run with each."""
+
+
+BLOCKING, ASYNC = "blocking", "async"
+
+
+class Runtime(Enum):
+    """What runs a client's program."""
+
+    PYTHON = "Python"
+    NODE = "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client at one version.
+
+    `packages` are what a user would install; every further package is pinned beside them. `setups`
+    are the ways in which it can be made, `paces` how it can be called. `tls` is for a client that
+    takes https addresses only.
+    """
+
+    name: str
+    title: str
+    runtime: Runtime
+    program: str
+    packages: tuple[str, ...]
+    setups: tuple[str, ...]
+    operations: tuple[str, ...]
+    paces: tuple[str, ...] = (BLOCKING, ASYNC)
+    tls: bool = False
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Every setup at every pace: its program tries each operation in each of them."""
+        return tuple(f"{setup}, {pace}" for setup in self.setups for pace in self.paces)
+
+    @property
+    def pins(self) -> Path:
+        """The file with the exact versions: for pip, or npm's lockfile."""
+        if self.runtime is Runtime.PYTHON:
+            return PINS / f"{self.name}.txt"
+        return PINS / self.name / "package-lock.json"
+
+    def versions(self) -> dict[str, str]:
+        """The pinned version of each of its packages."""
+        text = self.pins.read_text(encoding="utf-8")
+        if self.runtime is Runtime.PYTHON:
+            found = dict(line.split("==") for line in text.splitlines())
+        else:
+            listed = json.loads(text)["packages"]
+            prefix = "node_modules/"
+            found = {path.removeprefix(prefix): str(e.get("version")) for path, e in listed.items()}
+        return {package: found[package] for package in self.packages}
+
+
+_SURFACES = ("OpenAI on /v1", "OpenAI on /openai/v1")
+_AZURE = ("AzureOpenAI", "AzureOpenAI with a token", "AzureOpenAI with azure_deployment")
+
+
+def _openai_python(major: int) -> Client:
+    return Client(
+        name=f"openai-python-{major}",
+        title=f"openai-python {major}.x",
+        runtime=Runtime.PYTHON,
+        program="openai_python",
+        packages=("openai",),
+        setups=(*_SURFACES, *_AZURE),
+        operations=tuple(OPERATIONS),
+    )
+
+
+CLIENTS: tuple[Client, ...] = (
+    _openai_python(1),
+    _openai_python(2),
+    _openai_python(3),
+)
