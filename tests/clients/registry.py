@@ -67,6 +67,11 @@ UPSTREAMS = ("v1", "2025-04-01-preview")
 BLOCKING, ASYNC = "blocking", "async"
 
 
+def way(setup: str, pace: str) -> str:
+    """What a program calls a setup at a pace."""
+    return f"{setup}, {pace}"
+
+
 class Runtime(Enum):
     """What runs a client's program."""
 
@@ -75,12 +80,21 @@ class Runtime(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """An operation that a client cannot do in some setups, by a mistake of its own."""
+
+    setups: tuple[str, ...]
+    operation: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """One client at one version.
 
     `packages` are what a user would install; every further package is pinned beside them. `setups`
-    are the ways in which it can be made, `paces` how it can be called. `tls` is for a client that
-    takes https addresses only.
+    are the ways in which it can be made, `paces` how it can be called. `faults` must fail, so that
+    the table stays true. `tls` is for a client that takes https addresses only.
     """
 
     name: str
@@ -91,12 +105,22 @@ class Client:
     setups: tuple[str, ...]
     operations: tuple[str, ...]
     paces: tuple[str, ...] = (BLOCKING, ASYNC)
+    faults: tuple[Fault, ...] = ()
     tls: bool = False
 
     @property
     def ways(self) -> tuple[str, ...]:
         """Every setup at every pace: its program tries each operation in each of them."""
-        return tuple(f"{setup}, {pace}" for setup in self.setups for pace in self.paces)
+        return tuple(way(setup, pace) for setup in self.setups for pace in self.paces)
+
+    def faulty(self) -> set[tuple[str, str]]:
+        """The ways and operations that its faults concern."""
+        return {
+            (way(setup, pace), fault.operation)
+            for fault in self.faults
+            for setup in fault.setups
+            for pace in self.paces
+        }
 
     @property
     def pins(self) -> Path:
@@ -137,4 +161,61 @@ CLIENTS: tuple[Client, ...] = (
     _openai_python(1),
     _openai_python(2),
     _openai_python(3),
+    Client(
+        name="openai-js",
+        title="openai-js",
+        runtime=Runtime.NODE,
+        program="openai_js",
+        packages=("openai",),
+        setups=(
+            *_SURFACES,
+            "AzureOpenAI",
+            "AzureOpenAI with a token",
+            "AzureOpenAI with deployment",
+        ),
+        paces=(ASYNC,),
+        operations=tuple(OPERATIONS),
+        faults=(
+            Fault(
+                ("AzureOpenAI", "AzureOpenAI with a token"),
+                "images_edit",
+                "calls `/openai/images/edits`, which Azure does not have; give `deployment`",
+            ),
+        ),
+    ),
+    Client(
+        name="ai-sdk-azure",
+        title="@ai-sdk/azure",
+        runtime=Runtime.NODE,
+        program="ai_sdk_azure",
+        packages=("@ai-sdk/azure", "ai"),
+        setups=(
+            "createAzure with baseURL",
+            "createAzure with tokenProvider",
+            "createAzure with useDeploymentBasedUrls",
+        ),
+        paces=(ASYNC,),
+        operations=(
+            "chat",
+            "chat_stream",
+            "chat_stream_usage",
+            "chat_tools",
+            "chat_tools_stream",
+            "completions",
+            "completions_stream",
+            "embeddings",
+            "responses",
+            "responses_stream",
+            "responses_continue",
+            "images_generate",
+            "images_edit",
+            "transcribe",
+            "speech",
+            "error_401",
+            "error_404",
+            "error_429",
+            "error_stream",
+            "retry_429",
+        ),
+    ),
 )

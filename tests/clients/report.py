@@ -30,17 +30,46 @@ def _versions(client: Client) -> str:
     return ", ".join(f"{package} {version}" for package, version in client.versions().items())
 
 
-def _cell(operation: str, runs: Sequence[Result]) -> str:
-    """`yes` when it passed in every way in every run, the ways that failed otherwise."""
+def _cell(client: Client, operation: str, runs: Sequence[Result]) -> str:
+    """`yes` when it passed in every way in every run, but for the faults, which have notes."""
     attempts = [a for run in runs for a in run.attempts if a.operation == operation]
     if not attempts:
         return ABSENT
-    failed = sorted({attempt.way for attempt in attempts if not attempt.passed})
-    return f"failed: {', '.join(failed)}" if failed else PASSED
+    known = client.faulty()
+    failed = {a.way for a in attempts if not a.passed and (a.way, operation) not in known}
+    if failed:
+        return f"failed: {', '.join(sorted(failed))}"
+    return expected_cell(client, operation)
+
+
+def expected_cell(client: Client, operation: str) -> str:
+    """What the table says when all is as it is registered."""
+    if operation not in client.operations:
+        return ABSENT
+    marks = [f"[^{number}]" for number, each in _notes() if each == (client, operation)]
+    return "".join([PASSED, *marks])
+
+
+def _notes() -> list[tuple[int, tuple[Client, str]]]:
+    """The operations with faults, numbered in the order of the table."""
+    pairs = [(client, operation) for operation in OPERATIONS for client in CLIENTS]
+    faulty = [p for p in pairs if any(fault.operation == p[1] for fault in p[0].faults)]
+    return list(enumerate(faulty, 1))
+
+
+def notes() -> list[str]:
+    """What stands below the table: the faults, by setup."""
+    return [
+        f"[^{number}]: "
+        + "; ".join(
+            f"{', '.join(f.setups)}: {f.why}" for f in client.faults if f.operation == operation
+        )
+        for number, (client, operation) in _notes()
+    ]
 
 
 def tables(found: Results) -> str:
-    """Both tables: the clients, and what each of them could do."""
+    """Both tables and their notes: the clients, and what each of them could do."""
     clients = [_row(["client", "version", "runs on", "set up as", "called"]), _row(["---"] * 5)]
     for client in CLIENTS:
         runtimes = ", ".join(sorted({run.runtime for run in found[client.name]}))
@@ -49,9 +78,10 @@ def tables(found: Results) -> str:
     titles = [client.title for client in CLIENTS]
     matrix = [_row(["operation", *titles]), _row(["---"] * (1 + len(titles)))]
     for operation, text in OPERATIONS.items():
-        cells = [_cell(operation, found[client.name]) for client in CLIENTS]
+        cells = [_cell(client, operation, found[client.name]) for client in CLIENTS]
         matrix.append(_row([text, *cells]))
-    return "\n".join([*clients, "", *matrix])
+    below = ["", *notes()] if notes() else []
+    return "\n".join([*clients, "", *matrix, *below])
 
 
 def with_tables(document: str, text: str) -> str:

@@ -45,14 +45,18 @@ def parse(output: str) -> tuple[Attempt, ...]:
 
 
 def complaints(client: Client, attempts: Sequence[Attempt]) -> list[str]:
-    """What failed, and what was not tried or not expected."""
+    """What failed, what passed though it is a known fault, and what was left out or unexpected."""
+    faulty = client.faulty()
     wanted = {(way, operation) for way in client.ways for operation in client.operations}
     tried = {(attempt.way, attempt.operation) for attempt in attempts}
-    return [
-        *(f"{a.way}: {a.operation}: {a.note}" for a in attempts if not a.passed),
-        *(f"{way}: {operation}: was not tried" for way, operation in sorted(wanted - tried)),
-        *(f"{way}: {operation}: is not registered" for way, operation in sorted(tried - wanted)),
+    found = [
+        f"{a.way}: {a.operation}: {a.note or 'passes, and is listed among the faults'}"
+        for a in attempts
+        if a.passed == ((a.way, a.operation) in faulty)
     ]
+    found += [f"{way}: {operation}: was not tried" for way, operation in sorted(wanted - tried)]
+    found += [f"{way}: {operation}: is not registered" for way, operation in sorted(tried - wanted)]
+    return found
 
 
 def keep(client: Client, upstream: str, result: Result) -> None:

@@ -5,11 +5,12 @@ Run by `make test-clients`; `CLIENTS="NAME …"` chooses some of them.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,19 +26,40 @@ PROGRAM_TIMEOUT_S = 240.0
 STORING_KEY = f"{CALLER_KEY}-storing"
 BARRED_KEY = f"{CALLER_KEY}-barred"
 ROLES = {
-    "chat": "gpt4o-prod",
-    "embeddings": "embedding-3",
-    "dall_e": "dalle3",
-    "gpt_image": "gpt-image-1",
-    "whisper": "whisper",
-    "transcribe": "gpt-4o-transcribe",
-    "speech": "tts",
-    "realtime": "rt",
-    "throttled": "gpt4o-err429",
-    "every_other_throttled": "gpt4o-err429-retryms10-every2",
-    "broken": "gpt4o-cut3-d20",
+    "chat": ("gpt-4o", "gpt4o-prod"),
+    "embeddings": ("text-embedding-3-small", "embedding-prod"),
+    "dall_e": ("dall-e-3", "dalle-prod"),
+    "gpt_image": ("gpt-image-1", "gpt-image-prod"),
+    "whisper": ("whisper-1", "whisper-prod"),
+    "transcribe": ("gpt-4o-transcribe", "gpt-4o-transcribe-prod"),
+    "speech": ("tts-1", "tts-prod"),
+    "realtime": ("gpt-realtime", "rt-prod"),
+    "throttled": ("throttled", "gpt4o-err429"),
+    "every_other_throttled": ("every-other-throttled", "gpt4o-err429-retryms10-every2"),
+    "broken": ("broken", "gpt4o-cut3-d20"),
 }
-"""Deployments by the role they play; their names hold scripts (docs/simulator.md)."""
+"""Alias and deployment by the role they play.
+
+Some clients look at a model's name, so the aliases are OpenAI's names; a deployment's name holds
+what the simulator is to do (docs/simulator.md).
+"""
+
+
+@contextmanager
+def peopled(folder: Path, upstream: str, certificate: Certificate | None) -> Iterator[Stand]:
+    """A gateway that calls Azure by one api-version and has every alias; with TLS, or without."""
+    settings = {}
+    if certificate is not None:
+        settings["AISIX_PROXY__TLS__CERT_FILE"] = str(certificate.chain)
+        settings["AISIX_PROXY__TLS__KEY_FILE"] = str(certificate.key)
+    with stand(folder, settings) as running:
+        gateway = running.gateway
+        key = gateway.create_provider_key(running.azure.url, api_version=upstream)
+        for alias, deployment in ROLES.values():
+            gateway.create_model(alias, deployment, key)
+        gateway.create_caller_key(STORING_KEY, allowed_resources=["files", "batches"])
+        gateway.create_caller_key(BARRED_KEY, rate_limit={"rpm": 0})
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -45,39 +67,20 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
 
 
-@contextmanager
-def peopled(folder: Path, settings: dict[str, str] | None = None) -> Iterator[Stand]:
-    """A gateway with an alias for each role in front of each api-version."""
-    with stand(folder, settings) as running:
-        gateway = running.gateway
-        for upstream in UPSTREAMS:
-            key = gateway.create_provider_key(running.azure.url, api_version=upstream)
-            for role, deployment in ROLES.items():
-                gateway.create_model(alias(role, upstream), deployment, key)
-        gateway.create_caller_key(STORING_KEY, allowed_resources=["files", "batches"])
-        gateway.create_caller_key(BARRED_KEY, rate_limit={"rpm": 0})
-        yield running
-
-
-def alias(role: str, upstream: str) -> str:
-    """The alias of a role in front of an api-version."""
-    return f"{role}.{upstream}"
+Open = Callable[[str, bool], Stand]
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    with peopled(tmp_path_factory.mktemp("plain")) as running:
-        yield running
+def stand_for(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """Stands by api-version and TLS, started when first asked for."""
+    with ExitStack() as stack:
 
+        @functools.cache
+        def opened(upstream: str, tls: bool) -> Stand:
+            folder = tmp_path_factory.mktemp("stand")
+            return stack.enter_context(peopled(folder, upstream, certificate if tls else None))
 
-@pytest.fixture(scope="module")
-def secured(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    settings = {
-        "AISIX_PROXY__TLS__CERT_FILE": str(certificate.chain),
-        "AISIX_PROXY__TLS__KEY_FILE": str(certificate.key),
-    }
-    with peopled(tmp_path_factory.mktemp("secured"), settings) as running:
-        yield running
+        yield opened
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
@@ -87,7 +90,7 @@ def secured(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) 
     ids=lambda client: client.name,
 )
 def test_a_client_can_do_all_that_it_has(
-    client: Client, upstream: str, certificate: Certificate, request: pytest.FixtureRequest
+    client: Client, upstream: str, certificate: Certificate, stand_for: Open
 ) -> None:
     results.forget(client, upstream)
     try:
@@ -96,13 +99,13 @@ def test_a_client_can_do_all_that_it_has(
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    bench: Stand = request.getfixturevalue("secured" if client.tls else "plain")
+    bench = stand_for(upstream, client.tls)
     command, place = environments.command(client)
     given = {
         "GATEWAY_URL": bench.gateway.proxy,
         "GATEWAY_KEY": STORING_KEY,
         "GATEWAY_BARRED_KEY": BARRED_KEY,
-        "GATEWAY_ALIASES": json.dumps({role: alias(role, upstream) for role in ROLES}),
+        "GATEWAY_ALIASES": json.dumps({role: alias for role, (alias, _) in ROLES.items()}),
         "SSL_CERT_FILE": str(certificate.authority),
     }
     done = subprocess.run(

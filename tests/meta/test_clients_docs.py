@@ -8,45 +8,54 @@ from pathlib import Path
 import pytest
 
 from tests.clients.registry import CLIENTS, OPERATIONS, PINS, Client, Runtime
-from tests.clients.report import ABSENT, BEGIN, END, PASSED
+from tests.clients.report import BEGIN, END, expected_cell, notes
 
 ROOT = Path(__file__).resolve().parents[2]
 RENEW = "run make test-clients"
 
 
-def tables() -> list[list[list[str]]]:
-    """The generated tables: of each, the rows with their cells, the head first."""
+def generated() -> list[str]:
+    """The clients, what they can do, and the notes."""
     text = (ROOT / "docs" / "clients.md").read_text().split(BEGIN, 1)[1].split(END, 1)[0]
-    found = []
-    for table in text.strip().split("\n\n"):
-        head, _, *rows = [
-            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
-        ]
-        found.append([head, *rows])
-    return found
+    return [*text.strip().split("\n\n"), ""][:3]
+
+
+def rows(table: str) -> list[list[str]]:
+    """The rows with their cells, the head first."""
+    head, _, *others = table.splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in [head, *others]]
 
 
 def test_the_document_has_a_row_for_each_client_with_its_pinned_version():
-    [_, *rows], _ = tables()
-    assert [row[0] for row in rows] == [client.title for client in CLIENTS], RENEW
-    for row, client in zip(rows, CLIENTS, strict=True):
+    _, *found = rows(generated()[0])
+    assert [row[0] for row in found] == [client.title for client in CLIENTS], RENEW
+    for row, client in zip(found, CLIENTS, strict=True):
         assert row[1].split(", ") == [f"{p} {v}" for p, v in client.versions().items()], RENEW
         assert row[3].split("; ") == list(client.setups), RENEW
         assert row[4].split(", ") == list(client.paces), RENEW
 
 
 def test_the_document_has_a_row_for_each_operation_and_says_who_passed():
-    _, [head, *rows] = tables()
+    head, *found = rows(generated()[1])
     assert head[1:] == [client.title for client in CLIENTS], RENEW
-    assert [row[0] for row in rows] == list(OPERATIONS.values()), RENEW
-    for row, operation in zip(rows, OPERATIONS, strict=True):
-        has = [operation in client.operations for client in CLIENTS]
-        assert row[1:] == [PASSED if each else ABSENT for each in has], (operation, RENEW)
+    assert [row[0] for row in found] == list(OPERATIONS.values()), RENEW
+    for row, operation in zip(found, OPERATIONS, strict=True):
+        assert row[1:] == [expected_cell(client, operation) for client in CLIENTS], RENEW
+
+
+def test_the_document_tells_every_fault_of_a_client():
+    assert generated()[2].splitlines() == notes(), RENEW
 
 
 def test_every_operation_is_one_that_some_client_has():
     had = {operation for client in CLIENTS for operation in client.operations}
     assert had == set(OPERATIONS)
+
+
+def test_a_fault_is_one_of_a_setup_and_an_operation_that_the_client_has():
+    for client in CLIENTS:
+        assert {setup for fault in client.faults for setup in fault.setups} <= set(client.setups)
+        assert {fault.operation for fault in client.faults} <= set(client.operations)
 
 
 def test_clients_have_names_and_titles_of_their_own():
