@@ -141,6 +141,9 @@ class Client:
         return {package: found[package] for package in self.packages}
 
 
+_CHAT = ("chat", "chat_stream", "chat_stream_usage", "chat_tools", "chat_tools_stream")
+_COMPLETIONS = ("completions", "completions_stream")
+_ERRORS = ("error_401", "error_404", "error_429", "error_stream", "retry_429")
 _SURFACES = ("OpenAI on /v1", "OpenAI on /openai/v1")
 _AZURE = ("AzureOpenAI", "AzureOpenAI with a token", "AzureOpenAI with azure_deployment")
 
@@ -196,13 +199,8 @@ CLIENTS: tuple[Client, ...] = (
         ),
         paces=(ASYNC,),
         operations=(
-            "chat",
-            "chat_stream",
-            "chat_stream_usage",
-            "chat_tools",
-            "chat_tools_stream",
-            "completions",
-            "completions_stream",
+            *_CHAT,
+            *_COMPLETIONS,
             "embeddings",
             "responses",
             "responses_stream",
@@ -211,11 +209,37 @@ CLIENTS: tuple[Client, ...] = (
             "images_edit",
             "transcribe",
             "speech",
-            "error_401",
-            "error_404",
-            "error_429",
-            "error_stream",
-            "retry_429",
+            *_ERRORS,
+        ),
+    ),
+    Client(
+        name="langchain-openai",
+        title="langchain-openai",
+        runtime=Runtime.PYTHON,
+        program="langchain_azure",
+        packages=("langchain-openai", "openai"),
+        setups=(
+            "Azure… with model",
+            "Azure… with azure_deployment",
+            "Azure… with a token",
+            "…OpenAI on /v1",
+        ),
+        operations=(
+            *_CHAT,
+            *_COMPLETIONS,
+            "embeddings",
+            "responses",
+            "responses_stream",
+            "responses_continue",
+            *_ERRORS,
+        ),
+        faults=tuple(
+            Fault(
+                ("Azure… with model",),
+                operation,
+                "`AzureOpenAI` does not send `model`; give `azure_deployment`",
+            )
+            for operation in _COMPLETIONS
         ),
     ),
 )

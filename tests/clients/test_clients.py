@@ -119,5 +119,6 @@ def test_a_client_can_do_all_that_it_has(
     )
     assert done.returncode == 0, done.stderr
     attempts = results.parse(done.stdout)
-    assert results.complaints(client, attempts) == []
+    wrong = results.complaints(client, attempts)
+    assert not wrong, "\n".join(wrong)
     results.keep(client, upstream, results.Result(environments.runtime(client), attempts))
