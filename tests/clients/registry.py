@@ -242,4 +242,41 @@ CLIENTS: tuple[Client, ...] = (
             for operation in _COMPLETIONS
         ),
     ),
+    Client(
+        name="llama-index-azure",
+        title="LlamaIndex",
+        runtime=Runtime.PYTHON,
+        program="llama_index_azure",
+        packages=(
+            "llama-index-llms-azure-openai",
+            "llama-index-embeddings-azure-openai",
+            "openai",
+        ),
+        setups=(
+            "AzureOpenAI with engine",
+            "AzureOpenAI with azure_deployment",
+            "AzureOpenAI with use_azure_ad",
+        ),
+        operations=(*_CHAT, *_COMPLETIONS, "embeddings", *_ERRORS),
+    ),
+    Client(
+        name="semantic-kernel",
+        title="semantic-kernel",
+        runtime=Runtime.PYTHON,
+        program="semantic_kernel_azure",
+        packages=("semantic-kernel", "openai"),
+        setups=("Azure… with endpoint", "Azure… with base_url", "Azure… with ad_token"),
+        paces=(ASYNC,),
+        operations=(
+            *_CHAT,
+            *_COMPLETIONS,
+            "embeddings",
+            "images_generate",
+            "images_edit",
+            "transcribe",
+            "speech",
+            *_ERRORS,
+        ),
+        tls=True,
+    ),
 )
