@@ -81,7 +81,7 @@ class Runtime(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An operation that a client cannot do in some setups, by a mistake of its own."""
+    """An operation that a client cannot do in some setups, whatever it talks to."""
 
     setups: tuple[str, ...]
     operation: str
@@ -143,6 +143,7 @@ class Client:
 
 _CHAT = ("chat", "chat_stream", "chat_stream_usage", "chat_tools", "chat_tools_stream")
 _COMPLETIONS = ("completions", "completions_stream")
+_RESPONSES = ("responses", "responses_stream", "responses_continue")
 _ERRORS = ("error_401", "error_404", "error_429", "error_stream", "retry_429")
 _SURFACES = ("OpenAI on /v1", "OpenAI on /openai/v1")
 _AZURE = ("AzureOpenAI", "AzureOpenAI with a token", "AzureOpenAI with azure_deployment")
@@ -202,9 +203,7 @@ CLIENTS: tuple[Client, ...] = (
             *_CHAT,
             *_COMPLETIONS,
             "embeddings",
-            "responses",
-            "responses_stream",
-            "responses_continue",
+            *_RESPONSES,
             "images_generate",
             "images_edit",
             "transcribe",
@@ -228,9 +227,7 @@ CLIENTS: tuple[Client, ...] = (
             *_CHAT,
             *_COMPLETIONS,
             "embeddings",
-            "responses",
-            "responses_stream",
-            "responses_continue",
+            *_RESPONSES,
             *_ERRORS,
         ),
         faults=tuple(
@@ -257,7 +254,7 @@ CLIENTS: tuple[Client, ...] = (
             "AzureOpenAI with azure_deployment",
             "AzureOpenAI with use_azure_ad",
         ),
-        operations=(*_CHAT, *_COMPLETIONS, "embeddings", *_ERRORS),
+        operations=(*_CHAT, *_COMPLETIONS, "embeddings", *_RESPONSES, *_ERRORS),
     ),
     Client(
         name="semantic-kernel",
@@ -271,11 +268,16 @@ CLIENTS: tuple[Client, ...] = (
             *_CHAT,
             *_COMPLETIONS,
             "embeddings",
+            *_RESPONSES,
             "images_generate",
             "images_edit",
             "transcribe",
             "speech",
             *_ERRORS,
+        ),
+        faults=tuple(
+            Fault(("Azure… with base_url",), operation, "`AzureResponsesAgent` takes `endpoint`")
+            for operation in _RESPONSES
         ),
         tls=True,
     ),

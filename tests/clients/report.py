@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.clients import results
-from tests.clients.registry import CLIENTS, OPERATIONS, UPSTREAMS, Client
+from tests.clients.registry import CLIENTS, OPERATIONS, UPSTREAMS, Client, Fault
 from tests.clients.results import Result
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
@@ -46,26 +46,22 @@ def expected_cell(client: Client, operation: str) -> str:
     """What the table says when all is as it is registered."""
     if operation not in client.operations:
         return ABSENT
-    marks = [f"[^{number}]" for number, each in _notes() if each == (client, operation)]
-    return "".join([PASSED, *marks])
+    texts = [_note(fault) for fault in client.faults if fault.operation == operation]
+    return "".join([PASSED, *(f"[^{_noted().index(text) + 1}]" for text in texts)])
 
 
-def _notes() -> list[tuple[int, tuple[Client, str]]]:
-    """The operations with faults, numbered in the order of the table."""
-    pairs = [(client, operation) for operation in OPERATIONS for client in CLIENTS]
-    faulty = [p for p in pairs if any(fault.operation == p[1] for fault in p[0].faults)]
-    return list(enumerate(faulty, 1))
+def _note(fault: Fault) -> str:
+    return f"{', '.join(fault.setups)}: {fault.why}"
+
+
+def _noted() -> list[str]:
+    """The different notes, in the order of the clients."""
+    return list(dict.fromkeys(_note(fault) for client in CLIENTS for fault in client.faults))
 
 
 def notes() -> list[str]:
-    """What stands below the table: the faults, by setup."""
-    return [
-        f"[^{number}]: "
-        + "; ".join(
-            f"{', '.join(f.setups)}: {f.why}" for f in client.faults if f.operation == operation
-        )
-        for number, (client, operation) in _notes()
-    ]
+    """What stands below the table: the setups in which something cannot be done."""
+    return [f"[^{number}]: not with {text}" for number, text in enumerate(_noted(), 1)]
 
 
 def tables(found: Results) -> str:

@@ -1,4 +1,4 @@
-"""LlamaIndex: its AzureOpenAI and AzureOpenAIEmbedding. I/O.
+"""LlamaIndex: its AzureOpenAI, AzureOpenAIResponses and AzureOpenAIEmbedding. I/O.
 
 A model's own name is given beside the alias, because the class looks its context window up by it.
 """
@@ -14,7 +14,7 @@ import openai
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.embeddings.azure_openai import AzureOpenAIEmbedding
-from llama_index.llms.azure_openai import AzureOpenAI
+from llama_index.llms.azure_openai import AzureOpenAI, AzureOpenAIResponses
 
 from tests.clients.programs.reporting import (
     ALIASES,
@@ -51,6 +51,11 @@ class Caller:
         """A model. Retries are off: an error is to be seen."""
         options = self.options(alias, key)
         return AzureOpenAI(model=NAMES[kind], max_retries=retries, max_tokens=64, **options)
+
+    def responder(self, **more: Any) -> Any:
+        """A model behind the Responses API."""
+        options = self.options(ALIASES["chat"], KEY)
+        return AzureOpenAIResponses(model=NAMES["chat"], max_retries=0, **options, **more)
 
     def embedder(self, alias: str) -> Any:
         """A model of embeddings."""
@@ -152,6 +157,22 @@ async def embeddings(caller: Caller) -> None:
     same([len(vector) for vector in vectors], [8, 8])
 
 
+async def responses(caller: Caller) -> None:
+    answer = await caller.call(caller.responder(), "chat", MESSAGES)
+    same((answer.message.content, answer.raw.model), (SAID, ALIASES["chat"]))
+
+
+async def responses_stream(caller: Caller) -> None:
+    parts = await gathered(caller.call(caller.responder(), "stream_chat", MESSAGES))
+    same("".join(part.delta or "" for part in parts), SAID)
+
+
+async def responses_continue(caller: Caller) -> None:
+    model = caller.responder(track_previous_responses=True, store=True)
+    first, second = [await caller.call(model, "chat", MESSAGES) for _ in range(2)]
+    same(second.raw.previous_response_id, first.raw.id)
+
+
 async def _refused(caller: Caller, alias: str, key: str = KEY) -> Any:
     model = caller.model(alias, key=key)
     return await failure(lambda: caller.call(model, "chat", MESSAGES))
@@ -197,6 +218,9 @@ OPERATIONS = (
     completions,
     completions_stream,
     embeddings,
+    responses,
+    responses_stream,
+    responses_continue,
     error_401,
     error_404,
     error_429,

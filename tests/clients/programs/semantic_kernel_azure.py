@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 from semantic_kernel import Kernel
+from semantic_kernel.agents import AzureResponsesAgent
 from semantic_kernel.connectors.ai import FunctionChoiceBehavior
 from semantic_kernel.connectors.ai.open_ai import (
     AzureAudioToText,
@@ -179,6 +180,29 @@ async def embeddings(caller: Caller) -> None:
     same([len(vector) for vector in vectors], [8, 8])
 
 
+def _agent(caller: Caller) -> Any:
+    options = caller.options(ALIASES["chat"], KEY)
+    client = AzureResponsesAgent.create_client(max_retries=0, **options)
+    return AzureResponsesAgent(ai_model_id=ALIASES["chat"], client=client, name="echo")
+
+
+async def responses(caller: Caller) -> None:
+    same((await _agent(caller).get_response("ping")).message.content, SAID)
+
+
+async def responses_stream(caller: Caller) -> None:
+    parts = await gathered(_agent(caller).invoke_stream("ping"))
+    same("".join(part.message.content for part in parts), SAID)
+
+
+async def responses_continue(caller: Caller) -> None:
+    agent = _agent(caller)
+    first = await agent.get_response("ping")
+    second = await agent.get_response("ping", thread=first.thread)
+    tokens = [answer.message.metadata["usage"]["input_tokens"] for answer in (first, second)]
+    holds(tokens[1] > tokens[0], tokens)
+
+
 async def images_generate(caller: Caller) -> None:
     for role in ("dall_e", "gpt_image"):
         [image] = await caller.service(AzureTextToImage, role).generate_images("a cat")
@@ -255,6 +279,9 @@ OPERATIONS = (
     completions,
     completions_stream,
     embeddings,
+    responses,
+    responses_stream,
+    responses_continue,
     images_generate,
     images_edit,
     transcribe,
