@@ -98,4 +98,4 @@ docs: $(VENV)/.dev ## rewrite the generated tables of docs/ and config.reference
 	$(BIN)/python -m tests.support.config_reference
 
 clean: ## remove what the targets made, the store in data/ excepted
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/bin bench/.peers htmlcov .coverage*
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/bin bench/.peers build/clients htmlcov .coverage*
