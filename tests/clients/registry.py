@@ -44,6 +44,7 @@ OPERATIONS = {
     "translate": "speech translated",
     "speech": "text spoken",
     "speech_stream": "text spoken, read in pieces",
+    "realtime": "realtime session",
     "models_list": "models listed",
     "models_retrieve": "model read",
     "files_upload": "file uploaded",
@@ -94,7 +95,7 @@ class Client:
 
     `packages` are what a user would install; every further package is pinned beside them. `setups`
     are the ways in which it can be made, `paces` how it can be called. `faults` must fail, so that
-    the table stays true. `tls` is for a client that takes https addresses only.
+    the table stays true. `tls` is for a client that insists on it, be it for realtime alone.
     """
 
     name: str
@@ -179,6 +180,7 @@ CLIENTS: tuple[Client, ...] = (
         ),
         paces=(ASYNC,),
         operations=tuple(OPERATIONS),
+        tls=True,
         faults=(
             Fault(
                 ("AzureOpenAI", "AzureOpenAI with a token"),

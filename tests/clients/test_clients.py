@@ -107,6 +107,7 @@ def test_a_client_can_do_all_that_it_has(
         "GATEWAY_BARRED_KEY": BARRED_KEY,
         "GATEWAY_ALIASES": json.dumps({role: alias for role, (alias, _) in ROLES.items()}),
         "SSL_CERT_FILE": str(certificate.authority),
+        "NODE_EXTRA_CA_CERTS": str(certificate.authority),
     }
     done = subprocess.run(
         command,

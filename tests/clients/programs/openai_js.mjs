@@ -1,5 +1,6 @@
 // openai-js: both classes, both surfaces.
 import OpenAI, { APIConnectionError, AuthenticationError, AzureOpenAI, NotFoundError, RateLimitError, toFile } from "openai";
+import { OpenAIRealtimeWS } from "openai/realtime/ws";
 import {
   aliases, barredKey, dated, failure, gateway, gathered, holds, key, run, said, same, unknownAlias, unknownKey, weather,
 } from "./reporting.mjs";
@@ -65,6 +66,22 @@ async function batch(make) {
     input_file_id: uploaded.id, endpoint: "/v1/chat/completions", completion_window: "24h",
   });
   return [client, made];
+}
+
+// The events of a session until its first response is done.
+function conversed(session) {
+  const kinds = [];
+  return new Promise((done, failed) => {
+    session.on("error", failed);
+    session.on("session.created", (event) => {
+      kinds.push(event.session.model);
+      session.send({ type: "response.create" });
+    });
+    session.on("event", (event) => {
+      kinds.push(event.type);
+      if (event.type === "response.done") done(kinds);
+    });
+  }).finally(() => session.close());
 }
 
 const operations = {
@@ -206,6 +223,14 @@ const operations = {
   async speech_stream(make) {
     const pieces = await gathered((await speak(make)).body);
     holds(pieces.reduce((sum, piece) => sum + piece.length, 0) > 1000, pieces.length);
+  },
+  async realtime(make) {
+    const client = make(aliases.realtime, key);
+    const session = client instanceof AzureOpenAI
+      ? await OpenAIRealtimeWS.azure(client, { deploymentName: aliases.realtime })
+      : new OpenAIRealtimeWS({ model: aliases.realtime }, client);
+    const kinds = await conversed(session);
+    holds(kinds.includes(aliases.realtime) && kinds.some((kind) => kind.endsWith("delta")), kinds);
   },
   async models_list(make) {
     const listed = await gathered(make(aliases.chat, key).models.list());

@@ -497,6 +497,7 @@ OPERATIONS: tuple[Operation, ...] = (
     translate,
     speech,
     speech_stream,
+    realtime,
     models_list,
     models_retrieve,
     files_upload,
