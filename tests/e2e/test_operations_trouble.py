@@ -35,6 +35,10 @@ SOUND = b"RIFF" + bytes(range(256)) * 30
 MB = 1_000_000
 KEEPER = "sk-keeper"
 UPLOAD_BYTES = 20 * MB
+ATTEMPTS = 5
+"""Who closes with something unread resets the connection, and a reset may strike while libcurl
+(8.23) is sending: then it does not look for the answer any more. That is rare."""
+
 RESOURCE = {"Authorization": f"Bearer {KEEPER}"}
 REFUSALS = {
     401: b'{"error":{"code":"401","message":"Access denied due to invalid subscription key"}}',
@@ -121,11 +125,16 @@ async def test_an_upload_refused_in_the_middle_gets_that_answer(
 
     async with raw_server(serve) as server:
         alias = await alias_at(bench, server.url(""))
-        answer = await asyncio.to_thread(upload, bench, alias, target, framing)
+        for _ in range(1 if ending == "stays" else ATTEMPTS):
+            answer = await asyncio.to_thread(upload, bench, alias, target, framing)
+            line = line_of(bench, answer.headers)
+            if "upstream_status" in line:
+                break
+            assert answer.status == 502
+            assert "without an answer" in answer.error["message"]
     assert answer.status == (502 if status == 500 else status), answer.body
     if status == 413:
         assert answer.error["message"] == "Maximum content size limit exceeded"
-    line = line_of(bench, answer.headers)
     assert line["upstream_status"] == status
 
 
