@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from tests.support.process import (
 from tests.support.wire import Wire, chat, head, post
 
 ROUNDS = int(os.environ.get("AISIX_TEST_SOAK_ROUNDS", "50"))
+POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""As many as asyncio's own pool may have."""
+
 WARM_UP = 2
 LARGE_BYTES = 3_000_000
 """More than is held of a form in memory."""
@@ -213,14 +217,25 @@ def held() -> dict[str, int]:
     return dict(kinds)
 
 
+def full_pool() -> ThreadPoolExecutor:
+    """A pool all of whose threads are there: a lazy one grows when two calls happen to overlap."""
+    pool = ThreadPoolExecutor(POOL_THREADS)
+    together = threading.Barrier(POOL_THREADS)
+    for waiting in [pool.submit(together.wait) for _ in range(POOL_THREADS)]:
+        waiting.result()
+    return pool
+
+
 async def check_cycles(count: int, folder: Path, azure: SimulatorProgram) -> None:
     config = make_config(folder)
-    for _ in range(WARM_UP):
-        await live(config, azure)
-    before = held()
-    for _ in range(count):
-        await live(config, azure)
-    assert held() == before
+    with full_pool() as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        for _ in range(WARM_UP):
+            await live(config, azure)
+        before = held()
+        for _ in range(count):
+            await live(config, azure)
+        assert held() == before
 
 
 @pytest.mark.gen_test
@@ -293,7 +308,7 @@ def test_many_journeys_leave_the_gateway_as_it_was(bench: Stand) -> None:
         journey(bench, aliases)
     after = settled(1 + ROUNDS)
     assert after[0] <= before[0] + 2, "a connection may be on its way out"
-    assert after[1] <= before[1]
+    assert after[1] <= before[1] + POOL_THREADS, "asyncio's own pool may have grown to its size"
     (line,) = [
         line
         for line in bench.gateway.scrape().splitlines()
