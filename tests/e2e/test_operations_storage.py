@@ -40,7 +40,11 @@ by_both = pytest.mark.parametrize("kind", KINDS)
 by_version = pytest.mark.parametrize("version", VERSIONS)
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(3, marks=pytest.mark.soak)],
+    ids=["one worker", "three workers"],
+)
 def bench(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stand]:

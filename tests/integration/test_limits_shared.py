@@ -238,7 +238,7 @@ def die_at_line(number: int) -> None:
     sys.settrace(trace)
 
 
-@pytest.mark.parametrize("others", [PROBE // 2, PROBE - 1])
+@pytest.mark.parametrize("others", [pytest.param(PROBE // 2, marks=pytest.mark.soak), PROBE - 1])
 @pytest.mark.parametrize("later_s", [0.0, 6.0], ids=["crowded", "drained"])
 def test_a_process_killed_at_any_line_leaves_every_bucket_whole(others, later_s):
     """Its take is of a known bucket and of a new one, which finds a vacant row, one that has

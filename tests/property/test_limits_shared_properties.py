@@ -43,7 +43,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(steps)
 def test_workers_that_share_a_table_decide_as_one_process_would(history):
     clock = HandClock()
