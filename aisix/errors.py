@@ -138,6 +138,11 @@ class BodyTooLarge(RequestRejected):
     code = "request_too_large"
 
 
+def body_too_large(limit: int) -> BodyTooLarge:
+    """The 413 of a body over `limit` bytes."""
+    return BodyTooLarge(f"request body exceeds {limit}-byte limit")
+
+
 class UnsupportedEncoding(RequestRejected):
     """The request body is compressed, which no Azure OpenAI endpoint accepts."""
 

@@ -255,8 +255,6 @@ class Pipeline:
             return
         exchange.settled = True
         exchange.timings.ended = self._clock.monotonic()
-        if exchange.payload is not None:
-            exchange.payload.close()
         hold = exchange.hold
         if hold is not None:
             if exchange.unfinished:
@@ -267,6 +265,8 @@ class Pipeline:
                 hold.release(keep_request=_reached_upstream(exchange))
         self._recorder.exchange_ended(exchange)
         self._access_log.write(exchange)
+        if exchange.payload is not None:
+            exchange.payload.close()  # last: what it holds is no reason to settle less
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -8,46 +8,16 @@ has learnt. What one piece brings comes out in one piece.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from aisix.errors import UpstreamBroken
+from aisix.relay.rewriter import Rewriter
 from aisix.relay.sse import MAX_EVENT_BYTES, Event, SseSplitter
 from aisix.relay.template import ChunkTemplate, learn
 
 _LESSONS = 4
 """How often a stream is learnt from: one for each form of its chunks, such as one per choice. A
 stream whose chunks all differ must not pay for lessons that never help."""
-
-
-class Rewriter(Protocol):
-    """What knows the events of a stream: `StreamRewriter` for chunks, `TypedRewriter` for others.
-
-    `saw_done`: the end has passed. `complete`: all that began has ended. `delivered`: data events
-    let through that say something. `first_content_seen`: one with something to read has passed.
-    """
-
-    saw_done: bool
-    delivered: int
-    first_content_seen: bool
-
-    @property
-    def complete(self) -> bool:
-        """Whether all that began has ended."""
-
-    def feed(self, event: Event) -> bytes:
-        """What the caller gets for `event`. Raises UpstreamBroken (in_band) for an error."""
-
-    def read(self, event: Event) -> dict[str, Any] | None:
-        """Take in what `event` says; its document. Raises UpstreamBroken (in_band)."""
-
-    def write(self, event: Event, document: dict[str, Any] | None) -> bytes:
-        """What the caller gets for an event that was read."""
-
-    def edit(self, event: Event, document: dict[str, Any]) -> bytes:
-        """`event` as the caller gets it; `document` is used up."""
-
-    def end(self) -> bytes:
-        """The upstream has ended: what is still owed. Raises UpstreamBroken (cut)."""
 
 
 class StreamEditor:

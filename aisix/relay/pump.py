@@ -24,9 +24,10 @@ from aisix.core.uplink import Uplink
 from aisix.errors import InternalError, UpstreamBroken
 from aisix.relay.answer import rewrite_answer
 from aisix.relay.document import parse_object
-from aisix.relay.editor import Rewriter, StreamEditor
+from aisix.relay.editor import StreamEditor
 from aisix.relay.keepalive import StreamReply, commit
 from aisix.relay.rewrite import StreamRewriter
+from aisix.relay.rewriter import Rewriter
 from aisix.relay.session import Session, SessionPatience
 from aisix.relay.typed import DIALECTS, TypedRewriter
 
@@ -91,7 +92,9 @@ class Relay:
         try:
             if exchange.request.spec.action is Action.SESSION:
                 await self._relay_session(exchange, answer, reply, headers=headers, meter=meter)
-            elif media_type == "text/event-stream" and _asks_for_stream(exchange):
+            elif media_type == "text/event-stream" and _takes_events(exchange):
+                if exchange.payload is not None:
+                    exchange.payload.stream = True  # of a form, or of speech, this shows it first
                 out = StreamReply(
                     exchange,
                     reply,
@@ -256,13 +259,12 @@ def _rewriter(exchange: Exchange, meter: Meter) -> Rewriter:
     )
 
 
-def _asks_for_stream(exchange: Exchange) -> bool:
-    """Whether the caller wants events. Of a form that may be known by now only, and of speech by
-    its answer."""
-    payload, spec = exchange.payload, exchange.request.spec
-    if payload is not None and spec.may_stream and spec.flows and spec.usage is not UsageForm.NONE:
-        payload.stream = True
-    return exchange.streaming
+def _takes_events(exchange: Exchange) -> bool:
+    """Whether events are what the caller asked for, as far as that is known: what a form wishes may
+    have gone by unread, and speech has a wish of its own."""
+    spec = exchange.request.spec
+    unsaid = spec.may_stream and spec.flows and spec.usage is not UsageForm.NONE
+    return exchange.streaming or unsaid
 
 
 def _passes(exchange: Exchange, answer: UpstreamAnswer, media_type: str) -> bool:

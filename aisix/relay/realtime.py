@@ -10,12 +10,9 @@ they answer a mistake of the caller's and end nothing.
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import ujson
 
 from aisix.core.ports import Meter
-from aisix.relay.document import render
+from aisix.relay.document import parse_object, render
 from aisix.relay.frames import Interest
 
 _TYPE = re.compile(rb'"type"\s*:\s*"([a-z_.]+)"')
@@ -49,7 +46,7 @@ class DownwardEvents:
 
     def read(self, message: bytes) -> bytes | None:
         """Take in an event; another text for it, or None."""
-        event = _event(message)
+        event = parse_object(message)
         if event is None:
             return None
         self._meter.observe(event)
@@ -76,7 +73,7 @@ class UpwardEvents:
 
     def read(self, message: bytes) -> bytes | None:
         """Another text for an event that names the model as the caller knows it, or None."""
-        event = _event(message)
+        event = parse_object(message)
         session = event.get("session") if event is not None else None
         if event is None or not isinstance(session, dict):
             return None
@@ -89,11 +86,3 @@ class UpwardEvents:
 def _kind(beginning: bytes) -> bytes:
     found = _TYPE.search(beginning)
     return found[1] if found is not None else b""
-
-
-def _event(message: bytes) -> dict[str, Any] | None:
-    try:
-        event = ujson.loads(message)
-    except (ValueError, RecursionError):
-        return None  # not ours to judge
-    return event if isinstance(event, dict) else None

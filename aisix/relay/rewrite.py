@@ -18,12 +18,12 @@ from aisix.errors import UpstreamBroken
 from aisix.relay.document import (
     Observe,
     in_band_error,
-    parse_object,
     rename,
     render,
     render_renamed,
     strip,
 )
+from aisix.relay.rewriter import Rewriter
 from aisix.relay.sse import Event
 
 DONE = b"data: [DONE]\n\n"
@@ -56,12 +56,8 @@ _CONTENT_FIELDS = (
 )
 
 
-class StreamRewriter:
-    """Rewrites one stream, event by event, and knows how far the stream has come.
-
-    `saw_done`: the end mark has passed. `delivered`: data events let through so far.
-    `first_content_seen`: an event with something to read has passed.
-    """
+class StreamRewriter(Rewriter):
+    """The rewriter of chunks, and of what streams besides."""
 
     def __init__(
         self,
@@ -72,6 +68,7 @@ class StreamRewriter:
         keep_extensions: bool,
         observe: Observe,
     ) -> None:
+        super().__init__(observe)
         self._chunked = spec.usage in (UsageForm.CHAT, UsageForm.COMPLETION)
         self._empty_body: tuple[str, Any] = ("delta", {})
         if spec.usage is UsageForm.COMPLETION:
@@ -79,58 +76,13 @@ class StreamRewriter:
         self._alias_name = alias_name
         self._include_usage = include_usage
         self._keep_extensions = keep_extensions
-        self._observe = observe
         self._identity: dict[str, Any] = {}
         self._finished: dict[int, bool] = {}
-        self.saw_done = False
-        self.delivered = 0
-        self.first_content_seen = False
 
     @property
     def complete(self) -> bool:
         """Whether a choice was started and every started choice has its finish_reason."""
         return bool(self._finished) and all(self._finished.values())
-
-    def feed(self, event: Event) -> bytes:
-        """What the caller gets for `event`; b"" when it gets nothing.
-
-        Raises UpstreamBroken (in_band) when the event reports an error. After the end mark
-        everything is ignored.
-        """
-        if self.saw_done:
-            return b""
-        return self.write(event, self.read(event))
-
-    def read(self, event: Event) -> dict[str, Any] | None:
-        """Take in what `event` says; its document, None when it carries none.
-
-        Raises UpstreamBroken (in_band) when it reports an error.
-        """
-        if event.is_done:
-            self.saw_done = True
-        document = None if event.data is None else parse_object(event.data)
-        if document is None:
-            return None
-        if "error" in document or event.name == "error":
-            error = in_band_error(document, event.name)
-            if error is not None:
-                raise error
-        self._observe(document)
-        if self._chunked:
-            self._note(document)
-        return document
-
-    def write(self, event: Event, document: dict[str, Any] | None) -> bytes:
-        """What the caller gets for an event that was read; b"" when it gets nothing."""
-        if document is not None:
-            out = self.edit(event, document)
-        elif event.complete or self.saw_done:
-            out = event.raw
-        else:
-            return b""  # half an event before a cut
-        if out and event.data is not None:
-            self.delivered += 1
-        return out
 
     def end(self) -> bytes:
         """The upstream has ended: what is still owed to the caller.
@@ -166,8 +118,16 @@ class StreamRewriter:
         rendered = render_renamed(document, source) if in_place else render(document, source)
         return event.with_data(rendered)
 
-    def _note(self, document: dict[str, Any]) -> None:
+    def _check(self, event: Event, document: dict[str, Any]) -> None:
+        if "error" in document or event.name == "error":
+            error = in_band_error(document, event.name)
+            if error is not None:
+                raise error
+
+    def _note(self, event: Event, document: dict[str, Any]) -> None:
         """Remember whose stream this is and how far each choice has come."""
+        if not self._chunked:
+            return
         if not self._identity and document.get("id"):
             self._identity = {
                 name: document[name] for name in ("id", "object", "created") if name in document

@@ -21,13 +21,13 @@ from aisix.relay.document import (
     Observe,
     in_band_error,
     is_rate_limit,
-    parse_object,
     rate_limited,
     rename,
     render,
     seal_ids,
     strip,
 )
+from aisix.relay.rewriter import Rewriter
 from aisix.relay.sse import Event
 
 FAILED = "response.failed"
@@ -57,11 +57,10 @@ DIALECTS = {
 }
 
 
-class TypedRewriter:
-    """Rewrites one stream, event by event, and knows how far it has come.
+class TypedRewriter(Rewriter):
+    """The rewriter of events that name their type."""
 
-    The attributes are those of `StreamRewriter`: `saw_done`, `delivered`, `first_content_seen`.
-    """
+    complete = False
 
     def __init__(
         self,
@@ -72,62 +71,11 @@ class TypedRewriter:
         observe: Observe,
         seal: Callable[[str], str] | None = None,
     ) -> None:
+        super().__init__(observe)
         self._dialect = dialect
         self._alias_name = alias_name
         self._keep_extensions = keep_extensions
-        self._observe = observe
         self._seal = seal
-        self.complete = False
-        """Whether an answer has come to its end."""
-        self.saw_done = False
-        self.delivered = 0
-        self.first_content_seen = False
-
-    def feed(self, event: Event) -> bytes:
-        """What the caller gets for `event`. Raises UpstreamBroken (in_band) for an error."""
-        if self.saw_done:
-            return b""
-        return self.write(event, self.read(event))
-
-    def read(self, event: Event) -> dict[str, Any] | None:
-        """Take in what `event` says; its document, None when it carries none.
-
-        Raises UpstreamBroken (in_band) when it reports an error.
-        """
-        if event.is_done:
-            self.saw_done = True
-        document = None if event.data is None else parse_object(event.data)
-        if document is None:
-            return None
-        kind = document.get("type") or event.name
-        if kind == "error" or (kind is None and "error" in document):
-            failure = in_band_error(document, "error")
-            if failure is not None:
-                raise failure
-        if kind == FAILED and not self.delivered:
-            self._judge(document)
-        self._observe(document)
-        if kind in self._dialect.closing:
-            self.complete = True
-            # a failure without a reason may be followed by the reason
-            self.saw_done |= self._dialect.ends_there and not _unexplained(kind, document)
-        if isinstance(kind, str) and kind.endswith((".delta", ".partial_image")):
-            self.first_content_seen = True
-        return document
-
-    def write(self, event: Event, document: dict[str, Any] | None) -> bytes:
-        """What the caller gets for an event that was read; b"" when it gets nothing."""
-        if document is not None:
-            out = self.edit(event, document)
-            kind = document.get("type") or event.name
-            held = kind in self._dialect.opening or _unexplained(kind, document)
-        elif event.complete or self.saw_done:
-            out, held = event.raw, False
-        else:
-            return b""  # half an event before a cut
-        if out and event.data is not None and not held:
-            self.delivered += 1
-        return out
 
     def edit(self, event: Event, document: dict[str, Any]) -> bytes:
         """`event` as the caller gets it; `document` is used up."""
@@ -154,16 +102,42 @@ class TypedRewriter:
             )
         return b""
 
-    @staticmethod
-    def _judge(document: dict[str, Any]) -> None:
-        """A failure before anything was delivered: a rate limit is an error status."""
+    def _check(self, event: Event, document: dict[str, Any]) -> None:
+        """Before anything was delivered, a response that failed for a rate limit is an error too:
+        it becomes a status."""
+        kind = _kind(event, document)
+        if kind == "error" or (kind is None and "error" in document):
+            failure = in_band_error(document, "error")
+            if failure is not None:
+                raise failure
+        if kind != FAILED or self.delivered:
+            return
         response = document.get("response")
         error = response.get("error") if isinstance(response, dict) else None
         if isinstance(error, dict) and is_rate_limit(error):
             raise rate_limited(error)
 
+    def _note(self, event: Event, document: dict[str, Any]) -> None:
+        kind = _kind(event, document)
+        if kind in self._dialect.closing:
+            self.complete = True
+            # a failure without a reason may be followed by the reason
+            self.saw_done |= self._dialect.ends_there and not _unexplained(kind, document)
+        if isinstance(kind, str) and kind.endswith((".delta", ".partial_image")):
+            self.first_content_seen = True
 
-def _unexplained(kind: object, document: dict[str, Any]) -> bool:
+    def _is_held(self, event: Event, document: dict[str, Any]) -> bool:
+        kind = _kind(event, document)
+        return kind in self._dialect.opening or _unexplained(kind, document)
+
+
+def _kind(event: Event, document: dict[str, Any]) -> str | None:
+    """The type of an event; None when it names none."""
+    kind = document.get("type")
+    return kind if isinstance(kind, str) and kind else event.name
+
+
+def _unexplained(kind: str | None, document: dict[str, Any]) -> bool:
     """Whether this is a failed response that does not say why."""
     if kind != FAILED:
         return False

@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from aisix.core.exchange import Payload
 from aisix.core.request import InboundRequest
-from aisix.errors import BodyTooLarge
+from aisix.errors import body_too_large
 from aisix.routing.spool import Spool
 
 NO_BODY = ("GET", "DELETE")
@@ -46,7 +46,7 @@ class Passage:
         self._ended = not piece
         self.read_bytes += len(piece)
         if self._limit_bytes and self.read_bytes > self._limit_bytes:
-            raise BodyTooLarge(f"request body exceeds {self._limit_bytes}-byte limit")
+            raise body_too_large(self._limit_bytes)
         if hold:
             await self._spool.write(piece)
         return piece

@@ -187,28 +187,24 @@ def _check_required(document: Document, form: _Form) -> None:
 # ── one reader for each kind ────────────────────────────────────────────────────────────────────
 
 
-def _client_secret(document: Document) -> ClientSecret:
-    tenant, client, secret = (
-        _text(name, document[name]) for name in ("tenant_id", "client_id", "client_secret")
-    )
+def _registration(document: Document) -> dict[str, str]:
+    """What both kinds of app registration have beside their proof."""
+    tenant, client = (_text(name, document[name]) for name in ("tenant_id", "client_id"))
     check_identifiers(tenant, client)
+    authority, host = parse_authority(_optional(document, "authority_host"))
+    scope = _scope(_optional(document, "scope")) or scope_of(host)
+    return {"tenant_id": tenant, "client_id": client, "authority": authority, "scope": scope}
+
+
+def _client_secret(document: Document) -> ClientSecret:
+    secret = _text("client_secret", document["client_secret"])
     if not _PRINTABLE.fullmatch(secret):
         raise FieldError("secret: client_secret holds a space, a control or a non-ASCII character")
-    authority, host = parse_authority(_optional(document, "authority_host"))
-    return ClientSecret(
-        tenant_id=tenant,
-        client_id=client,
-        client_secret=secret,
-        authority=authority,
-        scope=_scope(_optional(document, "scope")) or scope_of(host),
-    )
+    return ClientSecret(client_secret=secret, **_registration(document))
 
 
 def _client_certificate(document: Document) -> ClientCertificate:
-    tenant, client, pem = (
-        _text(name, document[name]) for name in ("tenant_id", "client_id", "client_certificate")
-    )
-    check_identifiers(tenant, client)
+    pem = _text("client_certificate", document["client_certificate"])
     if "-----BEGIN " not in pem:
         raise FieldError(
             "secret: client_certificate must be the text of a PEM file with certificate and "
@@ -217,15 +213,7 @@ def _client_certificate(document: Document) -> ClientCertificate:
     password = document.get("client_certificate_password")
     if password is not None and (not isinstance(password, str) or not password):
         raise FieldError("secret: client_certificate_password must be a non-empty string")
-    authority, host = parse_authority(_optional(document, "authority_host"))
-    return ClientCertificate(
-        tenant_id=tenant,
-        client_id=client,
-        certificate=pem,
-        password=password,
-        authority=authority,
-        scope=_scope(_optional(document, "scope")) or scope_of(host),
-    )
+    return ClientCertificate(certificate=pem, password=password, **_registration(document))
 
 
 def _managed_identity(document: Document) -> ManagedIdentity:

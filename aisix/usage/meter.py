@@ -83,7 +83,7 @@ class UsageMeter:
             return self._reported
         if self._form is UsageForm.NONE:
             return Usage()  # nothing was reported of what uses no model
-        completion = -(-self._text_bytes // _BYTES_PER_TOKEN)
+        completion = estimated_tokens(self._text_bytes)
         return Usage(
             prompt_tokens=prompt_estimate_tokens,
             completion_tokens=completion,
@@ -110,11 +110,16 @@ class UsageMeter:
             return
         kind = document.get("type")
         if isinstance(kind, str) and kind.endswith(".delta"):
-            self._text_bytes += _text_bytes(document.get("delta"))
+            self._text_bytes += text_bytes(document.get("delta"))
         elif "output" in document and not self._text_bytes:
             self._text_bytes += _output_bytes(document["output"])
         elif kind is None:
-            self._text_bytes += _text_bytes(document.get("text"))
+            self._text_bytes += text_bytes(document.get("text"))
+
+
+def estimated_tokens(size_bytes: int) -> int:
+    """Tokens of so many bytes of UTF-8 text."""
+    return -(-size_bytes // _BYTES_PER_TOKEN)
 
 
 def parse_usage(block: Any) -> Usage | None:
@@ -143,7 +148,7 @@ def parse_usage(block: Any) -> Usage | None:
 def _detail(block: Mapping[str, Any], holders: tuple[str, ...], name: str) -> int:
     for holder in holders:
         if holder in block:
-            return _count(_member(block[holder], name)) or 0
+            return _count(member(block[holder], name)) or 0
     return 0
 
 
@@ -156,8 +161,8 @@ def _output_bytes(output: Any) -> int:
     count = 0
     for item in output if isinstance(output, list) else ():
         if isinstance(item, dict):
-            count += _text_bytes(item.get("content")) + _text_bytes(item.get("arguments"))
-            count += _text_bytes(item.get("summary"))
+            count += text_bytes(item.get("content")) + text_bytes(item.get("arguments"))
+            count += text_bytes(item.get("summary"))
     return count
 
 
@@ -169,7 +174,7 @@ def _count(value: Any) -> int | None:
 def _choice_bytes(choice: Mapping[str, Any]) -> int:
     """UTF-8 bytes of all that the model wrote in a choice, whole or streamed."""
     text = choice.get("text")
-    count = _text_bytes(text) if text else 0
+    count = text_bytes(text) if text else 0
     for name in ("delta", "message"):
         message = choice.get(name)
         if message and isinstance(message, dict):
@@ -181,31 +186,32 @@ def _message_bytes(message: Mapping[str, Any]) -> int:
     """UTF-8 bytes of all that the model wrote in a delta or message."""
     count = 0
     if content := message.get("content"):
-        count += _text_bytes(content)
+        count += text_bytes(content)
     if refusal := message.get("refusal"):
-        count += _text_bytes(refusal)
+        count += text_bytes(refusal)
     # Some servers spell the same reasoning under both names.
     if reasoning := message.get("reasoning_content") or message.get("reasoning"):
-        count += _text_bytes(reasoning)
+        count += text_bytes(reasoning)
     if call := message.get("function_call"):
-        count += _text_bytes(_member(call, "arguments"))
+        count += text_bytes(member(call, "arguments"))
     calls = message.get("tool_calls")
     if calls and isinstance(calls, list):
         for call in calls:
-            count += _text_bytes(_member(_member(call, "function"), "arguments"))
-            count += _text_bytes(_member(_member(call, "custom"), "input"))
+            count += text_bytes(member(member(call, "function"), "arguments"))
+            count += text_bytes(member(member(call, "custom"), "input"))
     return count
 
 
-def _text_bytes(text: Any) -> int:
+def text_bytes(text: Any) -> int:
     """UTF-8 bytes of a text, or of the text parts of a list of content parts."""
     if isinstance(text, str):
         return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if isinstance(text, list):
-        parts = (_member(item, "text") for item in text)
-        return sum(_text_bytes(part) for part in parts if isinstance(part, str))
+        parts = (member(item, "text") for item in text)
+        return sum(text_bytes(part) for part in parts if isinstance(part, str))
     return 0
 
 
-def _member(holder: Any, name: str) -> Any:
+def member(holder: Any, name: str) -> Any:
+    """`holder[name]` where that is something, else None."""
     return holder.get(name) if isinstance(holder, dict) else None

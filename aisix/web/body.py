@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from aisix.errors import BodyTooLarge, CallerDeparted
+from aisix.errors import CallerDeparted, body_too_large
 
 HIGH_WATER_BYTES = 256 * 1024
 """While this much is unread, the caller's socket is not read."""
@@ -198,8 +198,3 @@ class Pieces:
         if piece is None:
             raise StopAsyncIteration
         return piece
-
-
-def body_too_large(limit: int) -> BodyTooLarge:
-    """The 413 of a body over `limit` bytes."""
-    return BodyTooLarge(f"request body exceeds {limit}-byte limit")

@@ -15,10 +15,10 @@ import ujson
 
 from aisix.core.endpoints import Action
 from aisix.core.request import InboundRequest
-from aisix.errors import GatewayError, InternalError, answer_headers, envelope
+from aisix.errors import GatewayError, InternalError, answer_headers, body_too_large, envelope
 from aisix.pipeline import BodyLimits, Pipeline
 from aisix.web.base import ProcessState, RequestIds, given_id
-from aisix.web.body import SWALLOW_S, body_too_large
+from aisix.web.body import SWALLOW_S
 from aisix.web.codec import Message
 from aisix.web.connection import Connection, Patience
 from aisix.web.handover import Handover

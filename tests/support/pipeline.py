@@ -163,7 +163,7 @@ class GivenBody:
 
     async def read_all(self, limit: int) -> bytes:
         """All of it. Raises BodyTooLarge."""
-        from aisix.web.body import body_too_large
+        from aisix.errors import body_too_large
 
         if limit and len(self._content) > limit:
             raise body_too_large(limit)

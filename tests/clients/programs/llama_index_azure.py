@@ -10,25 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import openai
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.embeddings.azure_openai import AzureOpenAIEmbedding
 from llama_index.llms.azure_openai import AzureOpenAI, AzureOpenAIResponses
 
+from tests.clients.programs.refusals import check_401, check_404, check_429, check_broken
 from tests.clients.programs.reporting import (
     ALIASES,
-    BARRED_KEY,
     DATED,
     GATEWAY,
     KEY,
     SAID,
-    UNKNOWN_ALIAS,
-    UNKNOWN_KEY,
     failure,
     gathered,
     got,
-    holds,
     run,
     same,
 )
@@ -173,33 +169,27 @@ async def responses_continue(caller: Caller) -> None:
     same(second.raw.previous_response_id, first.raw.id)
 
 
-async def _refused(caller: Caller, alias: str, key: str = KEY) -> Any:
+async def _refused(caller: Caller, alias: str, key: str) -> Any:
     model = caller.model(alias, key=key)
     return await failure(lambda: caller.call(model, "chat", MESSAGES))
 
 
 async def error_401(caller: Caller) -> None:
-    error = await _refused(caller, ALIASES["chat"], UNKNOWN_KEY)
-    same((type(error), error.code), (openai.AuthenticationError, "invalid_api_key"))
+    await check_401(functools.partial(_refused, caller))
 
 
 async def error_404(caller: Caller) -> None:
-    error = await _refused(caller, UNKNOWN_ALIAS)
-    same((type(error), error.code), (openai.NotFoundError, "model_not_found"))
+    await check_404(functools.partial(_refused, caller))
 
 
 async def error_429(caller: Caller) -> None:
-    error = await _refused(caller, ALIASES["chat"], BARRED_KEY)
-    same((type(error), error.code), (openai.RateLimitError, "rate_limit_exceeded"))
-    error = await _refused(caller, ALIASES["throttled"])
-    same((type(error), error.status_code), (openai.RateLimitError, 429))
+    await check_429(functools.partial(_refused, caller))
 
 
 async def error_stream(caller: Caller) -> None:
     model = caller.model(ALIASES["broken"])
     error = await failure(lambda: gathered(caller.call(model, "stream_chat", MESSAGES)))
-    holds(isinstance(error, openai.APIError), error)
-    holds(not isinstance(error, openai.APIConnectionError), error)
+    check_broken(error)
 
 
 async def retry_429(caller: Caller) -> None:

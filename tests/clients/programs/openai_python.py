@@ -16,15 +16,13 @@ from typing import Any
 
 import openai
 
+from tests.clients.programs.refusals import check_401, check_404, check_429, check_broken
 from tests.clients.programs.reporting import (
     ALIASES,
-    BARRED_KEY,
     DATED,
     GATEWAY,
     KEY,
     SAID,
-    UNKNOWN_ALIAS,
-    UNKNOWN_KEY,
     WEATHER,
     entered,
     failure,
@@ -412,33 +410,26 @@ async def batches_list(caller: Caller) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-async def _refused(caller: Caller, alias: str, key: str = KEY) -> Any:
+async def _refused(caller: Caller, alias: str, key: str) -> Any:
     chat = caller.sdk(alias, key=key).chat.completions
     return await failure(lambda: chat.create(model=alias, messages=MESSAGES))
 
 
 async def error_401(caller: Caller) -> None:
-    error = await _refused(caller, ALIASES["chat"], UNKNOWN_KEY)
-    same((type(error), error.code), (openai.AuthenticationError, "invalid_api_key"))
+    await check_401(functools.partial(_refused, caller))
 
 
 async def error_404(caller: Caller) -> None:
-    error = await _refused(caller, UNKNOWN_ALIAS)
-    same((type(error), error.code), (openai.NotFoundError, "model_not_found"))
+    await check_404(functools.partial(_refused, caller))
 
 
 async def error_429(caller: Caller) -> None:
-    error = await _refused(caller, ALIASES["chat"], BARRED_KEY)
-    same((type(error), error.code), (openai.RateLimitError, "rate_limit_exceeded"))
-    error = await _refused(caller, ALIASES["throttled"])
-    same((type(error), error.status_code), (openai.RateLimitError, 429))
-    holds(error.code, error)
+    await check_429(functools.partial(_refused, caller))
 
 
 async def error_stream(caller: Caller) -> None:
     error = await failure(lambda: gathered(_ask(caller, "broken", stream=True)))
-    holds(isinstance(error, openai.APIError), error)
-    holds(not isinstance(error, openai.APIConnectionError), error)
+    check_broken(error)
 
 
 async def retry_429(caller: Caller) -> None:

@@ -199,3 +199,10 @@ def test_what_cannot_be_read_is_skipped(document: dict[str, Any]):
     meter.observe(document)
     assert meter.usage(0).total_tokens == 0
     assert (meter.served_model, meter.finish_reason) == (None, None)
+
+
+def test_what_is_transcribed_by_the_second_is_added_up():
+    meter = SessionMeter()
+    for seconds in (1.5, 2):
+        meter.observe({"type": "x.completed", "usage": {"type": "duration", "seconds": seconds}})
+    assert meter.usage(0).audio_seconds == 3.5

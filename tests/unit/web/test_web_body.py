@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from aisix.errors import BadRequest, BodyTooLarge, CallerDeparted
-from aisix.web.body import HIGH_WATER_BYTES, SWALLOW_BYTES, StreamedBody, body_too_large
+from aisix.errors import BadRequest, BodyTooLarge, CallerDeparted, body_too_large
+from aisix.web.body import HIGH_WATER_BYTES, SWALLOW_BYTES, StreamedBody
 
 LIMIT = 1_000
 
